@@ -1,0 +1,253 @@
+//! Programs: what an execution runs, and the seam to whatever can run it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{CallId, ExecutionId, Failure, Limits, Outcome, Payload, ProgramId, RetryPolicy, UnixMs};
+
+/// A workflow's source with the functions it may call and its limits.
+///
+/// Content-addressed: the same definition has the same [`Program::id`] everywhere.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Program {
+    id: ProgramId,
+    definition: Definition,
+}
+
+/// What a program is made of; its canonical JSON is what the id is the hash of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Definition {
+    /// Python source text.
+    pub source: String,
+    /// The functions it may call, by the name it calls them.
+    pub functions: BTreeMap<String, FunctionOptions>,
+    /// Names of the inputs it is started with; they are global variables of the program.
+    #[serde(default)]
+    pub inputs: Vec<String>,
+    /// Its limits.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// How calls of one function are run unless the call itself says otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FunctionOptions {
+    /// The name executors know it by, where that differs from the name the program uses
+    /// (a dotted import path).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// When failed attempts are tried again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryPolicy>,
+    /// Start-to-close time of one attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
+}
+
+impl Program {
+    /// Addresses a definition by its content.
+    pub fn new(definition: Definition) -> Self {
+        let id = blake3::hash(Self::canonical(&definition).as_bytes()).to_hex();
+        Self { id: ProgramId::from_stored(id.as_str()), definition }
+    }
+
+    /// The content address.
+    pub fn id(&self) -> &ProgramId {
+        &self.id
+    }
+
+    /// What it is made of.
+    pub fn definition(&self) -> &Definition {
+        &self.definition
+    }
+
+    /// The canonical JSON that the id is the hash of, and that is stored.
+    pub fn to_json(&self) -> String {
+        Self::canonical(&self.definition)
+    }
+
+    fn canonical(definition: &Definition) -> String {
+        // Structs serialize in field order and maps are sorted, so this is canonical.
+        serde_json::to_string(definition).unwrap_or_else(|error| {
+            unreachable!("a definition holds only strings, numbers and maps: {error}")
+        })
+    }
+}
+
+/// A snapshot as it is stored: sealed by the runner, opaque to everybody else.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Snapshot(pub Arc<[u8]>);
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Snapshot({} bytes)", self.0.len())
+    }
+}
+
+/// A program's compression dictionary: its own first dump, kept once per program.
+pub type Dictionary = Arc<[u8]>;
+
+/// Names one state of one execution that a runner may still hold live: a lease's epoch and
+/// the version after the transition. Two states with the same token are the same state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StateToken {
+    /// Epoch of the lease under which the state came to be.
+    pub epoch: u64,
+    /// The execution's version once the transition that made the state has committed.
+    pub version: u64,
+}
+
+/// From which state a runner is to go on.
+#[derive(Debug, Clone)]
+pub enum Base {
+    /// From the start of the program.
+    Start {
+        /// A JSON object: the value of each input by name.
+        inputs: Payload,
+        /// Seeds the program's `random`.
+        seed: u64,
+        /// What the program's clock says during the first advance.
+        now_ms: UnixMs,
+    },
+    /// From a stored snapshot.
+    Snapshot(Snapshot),
+    /// From the state that the runner named so itself, if it still has it.
+    Live(StateToken),
+}
+
+/// Results that are applied together, in one go.
+#[derive(Debug, Clone)]
+pub struct Group {
+    /// What the program's clock says while they are applied.
+    pub now_ms: UnixMs,
+    /// The results, in journal order. Every call named is open.
+    pub results: Vec<(CallId, Outcome)>,
+}
+
+/// One request to a [`Runner`]: go to a state, apply what has come since, run until nothing more
+/// can run.
+#[derive(Debug, Clone)]
+pub struct Advance {
+    /// Whose state it is.
+    pub execution: ExecutionId,
+    /// What it runs.
+    pub program: Arc<Program>,
+    /// The program's dictionary, if it has one already.
+    pub dictionary: Option<Dictionary>,
+    /// From where.
+    pub base: Base,
+    /// What to apply, in order. More than one group when a journal is replayed or caught up with.
+    pub groups: Vec<Group>,
+    /// The name that the state reached is to be kept live under.
+    pub next: StateToken,
+}
+
+/// A call or timer that a program asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewCall {
+    /// Its number, given by the program: ascending within an execution, not always dense.
+    pub id: CallId,
+    /// What was asked for.
+    pub request: Request,
+    /// Where in the source.
+    pub position: Position,
+}
+
+/// What a program can ask for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// Run a declared function.
+    Function {
+        /// The name the program called it by.
+        name: String,
+        /// A JSON array.
+        args: Payload,
+        /// A JSON object, without the reserved `_retry` and `_timeout`.
+        kwargs: Payload,
+        /// The reserved keyword arguments of this call, over the function's own options.
+        options: FunctionOptions,
+    },
+    /// Wake up after a while (`asyncio.sleep`).
+    Timer {
+        /// How long, from the moment the program asked.
+        delay_ms: u64,
+    },
+}
+
+/// A place in the source, counted from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Line.
+    pub line: u32,
+    /// Column, in characters.
+    pub column: u32,
+}
+
+/// What a runner reached.
+#[derive(Debug, Clone)]
+pub struct Reached {
+    /// The calls asked for on the way: one list for the start (when the base was
+    /// [`Base::Start`]), then one for each group.
+    pub calls: Vec<Vec<NewCall>>,
+    /// What the program printed during the last advance.
+    pub printed: String,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How an advance ended.
+#[derive(Debug, Clone)]
+pub enum End {
+    /// Everything waits for open calls.
+    Suspended {
+        /// The state, when the last advance asked for something new; without it the last
+        /// stored snapshot and the journal since still give the same state.
+        snapshot: Option<Snapshot>,
+        /// The dump that the snapshot was compressed against, when this runner chose it because
+        /// [`Advance::dictionary`] was empty. Store it with the program.
+        new_dictionary: Option<Dictionary>,
+    },
+    /// The program ended with this value.
+    Completed(Payload),
+    /// The program ended with an uncaught exception, or broke a limit.
+    Failed(Failure),
+}
+
+/// A runner's answer.
+#[derive(Debug, Clone)]
+pub enum Advanced {
+    /// It ran.
+    Reached(Reached),
+    /// The live state that [`Base::Live`] named is gone: ask again from a stored base.
+    NotLive,
+    /// The snapshot can't be used (torn, forged, too old, another dictionary): replay.
+    BadSnapshot(String),
+    /// The runner failed through no known fault of the program (its process died for an
+    /// unknown reason, it is shutting down). Asking again is right, within bounds.
+    Lost(String),
+}
+
+/// Called exactly once with a runner's answer, on any thread.
+pub type AdvanceDone = Box<dyn FnOnce(Advanced) + Send>;
+
+/// The seam to program code: something that can start, take results and suspend.
+///
+/// A runner is asked for at most one advance per execution at a time.
+pub trait Runner: Send + Sync {
+    /// Starts the work and returns; `done` is called when it is finished. Never blocks for long.
+    fn advance(&self, request: Advance, done: AdvanceDone);
+
+    /// Checks a program before anything is stored: syntax, unknown constructs, undeclared
+    /// functions, calls that are never awaited, the names of the inputs.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] that names line and column, shows the line with a caret, and
+    /// says what to do.
+    fn validate(&self, program: &Program) -> crate::Result<()>;
+
+    /// Drops whatever is held live for an execution.
+    fn forget(&self, execution: ExecutionId);
+}

@@ -3,15 +3,26 @@
 //! Nothing here does I/O, reads a clock, draws a random number or starts a task; everything of
 //! that kind arrives as an argument.
 
+mod apply;
+mod command;
 mod error;
+mod event;
 mod failure;
 mod ids;
 mod limits;
 mod payload;
 mod program;
+pub mod replay;
 mod retry;
+mod state;
+mod status;
+mod transition;
+pub mod wire;
 
+pub use apply::apply;
+pub use command::Command;
 pub use error::{Error, Result};
+pub use event::{Call, Event, Recorded};
 pub use failure::{Failure, Outcome};
 pub use ids::{CallId, ExecutionId, Lease, Owner, ProgramId, UnixMs};
 pub use limits::Limits;
@@ -21,3 +32,6 @@ pub use program::{
     NewCall, Position, Program, Reached, Request, Runner, Snapshot, StateToken,
 };
 pub use retry::RetryPolicy;
+pub use state::Execution;
+pub use status::{CallStatus, Status};
+pub use transition::{Draft, Transition};

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CallId, ExecutionId, Failure, Limits, Outcome, Payload, ProgramId, RetryPolicy, UnixMs};
+use crate::{
+    CallId, ExecutionId, Failure, Limits, Outcome, Payload, ProgramId, RetryPolicy, UnixMs,
+};
 
 /// A workflow's source with the functions it may call and its limits.
 ///

@@ -1,1 +1,217 @@
-//! .
+//! Where executions are kept: the [`Store`] trait and its implementations.
+//!
+//! A store is synchronous and batch-oriented: the engine's committer hands it what has queued up,
+//! and the store commits it as one durable transaction (group commit). A member of a batch that
+//! loses its comparison changes nothing and fails alone. Reads run beside the writer.
+
+mod record;
+
+use durable_core::{
+    CallId, Dictionary, ExecutionId, Lease, Outcome, Owner, Payload, Program, ProgramId, Recorded,
+    Result, Transition, UnixMs,
+};
+use std::sync::Arc;
+
+pub use record::{CallRecord, Control, ExecutionRecord, ListFilter, Loaded, StoredProgram};
+
+/// One member of a batch.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// Stores a program unless it is there. Answer: [`Written::Done`].
+    PutProgram(Arc<Program>),
+    /// Keeps a program's first dump as its dictionary unless it has one.
+    /// Answer: [`Written::Dictionary`], the one that is kept.
+    PutDictionary {
+        /// Which program.
+        program: ProgramId,
+        /// The dictionary.
+        dictionary: Dictionary,
+    },
+    /// Stores a new execution in status `scheduled`. Answer: [`Written::Created`].
+    Create(NewExecution),
+    /// Commits a transition. Answer: [`Written::Done`], or `Conflict` when the version or the
+    /// lease (owner and epoch; an expired lease that nobody took over still counts) is not what
+    /// the writer thought, or when a call that it closes was closed from outside in the
+    /// meantime without being taken in: reload.
+    Transition(Box<Transition>),
+    /// Leases up to `limit` executions that need attention and that nobody holds, or whose
+    /// lease has expired or is held by one of `dead`: not terminal, and either due
+    /// (`wake_at <= now`), or with a non-empty inbox, or with an expired or dead lease; those due
+    /// longest first. Answer: [`Written::Claimed`].
+    Claim {
+        /// For whom.
+        owner: Owner,
+        /// Now.
+        now_ms: UnixMs,
+        /// When the new leases expire.
+        expires_at_ms: UnixMs,
+        /// Owners that are known to be gone: their leases count as expired.
+        dead: Vec<Owner>,
+        /// Most executions to lease.
+        limit: usize,
+    },
+    /// Leases one execution by id, whatever its wake time, unless somebody else holds a live
+    /// lease. Answer: [`Written::Claimed`] with one member, or `NotFound`, or `Conflict` (held,
+    /// or the execution has ended).
+    ClaimOne {
+        /// Which execution.
+        execution: ExecutionId,
+        /// For whom.
+        owner: Owner,
+        /// Now.
+        now_ms: UnixMs,
+        /// When the new lease expires.
+        expires_at_ms: UnixMs,
+        /// Owners that are known to be gone.
+        dead: Vec<Owner>,
+    },
+    /// Moves the expiry of all leases of an owner. Answer: [`Written::Done`].
+    Renew {
+        /// Whose.
+        owner: Owner,
+        /// The new expiry.
+        expires_at_ms: UnixMs,
+    },
+    /// Gives one lease back without a transition. Answer: [`Written::Done`], also when the
+    /// lease was lost already. With `wake` the execution is due at once for the next claim.
+    Release {
+        /// Which execution.
+        execution: ExecutionId,
+        /// The lease.
+        lease: Lease,
+        /// Whether somebody should look at the execution soon.
+        wake: bool,
+    },
+    /// Puts what came of a call into the inbox of its execution, for whoever leases it next.
+    /// The call's row is closed; its journal entry follows when the program takes it in.
+    /// Answer: [`Written::Done`], `NotFound`, or `Conflict` when the call or the execution has
+    /// ended.
+    Report {
+        /// Which execution.
+        execution: ExecutionId,
+        /// Which call.
+        call: CallId,
+        /// What came of it.
+        outcome: Outcome,
+        /// Now.
+        now_ms: UnixMs,
+    },
+    /// Asks whoever leases the execution to do something. Answer: [`Written::Done`], `NotFound`,
+    /// or `Conflict` when the execution has ended.
+    Request {
+        /// Which execution.
+        execution: ExecutionId,
+        /// What.
+        control: Control,
+    },
+    /// Notes the job that an executor made of a call, under the lease.
+    /// Answer: [`Written::Done`] or `Conflict`.
+    NoteJob {
+        /// Which execution.
+        execution: ExecutionId,
+        /// The lease.
+        lease: Lease,
+        /// Which call.
+        call: CallId,
+        /// The executor's name for the job.
+        job_id: String,
+    },
+    /// Removes an execution with all its rows. Answer: [`Written::Done`], `NotFound`, or
+    /// `Conflict` while another engine holds a live lease on it.
+    Delete {
+        /// Which execution.
+        execution: ExecutionId,
+        /// Who asks.
+        owner: Owner,
+        /// Now.
+        now_ms: UnixMs,
+    },
+}
+
+/// A new execution.
+#[derive(Debug, Clone)]
+pub struct NewExecution {
+    /// Its id.
+    pub id: ExecutionId,
+    /// What it runs; stored earlier, or earlier in the same batch.
+    pub program: ProgramId,
+    /// A name to find it by: the workflow's.
+    pub workflow_id: String,
+    /// A JSON object: its inputs.
+    pub inputs: Payload,
+    /// Two starts with the same key are one.
+    pub idempotency_key: Option<String>,
+    /// When.
+    pub created_at_ms: UnixMs,
+    /// The engine that takes it up at once, and when that lease expires (epoch 1).
+    pub lease: Option<(Owner, UnixMs)>,
+}
+
+/// What a member of a batch came to.
+#[derive(Debug)]
+pub enum Written {
+    /// It is durable.
+    Done,
+    /// The execution is durable.
+    Created {
+        /// Its id: another one than asked for when the idempotency key was used before.
+        id: ExecutionId,
+        /// Whether it was there already.
+        existing: bool,
+    },
+    /// These executions are leased.
+    Claimed(Vec<Loaded>),
+    /// The dictionary that is kept.
+    Dictionary(Dictionary),
+}
+
+/// Where executions are kept.
+///
+/// Every implementation passes [`conformance::run`].
+pub trait Store: Send + Sync + 'static {
+    /// Commits a batch as one durable transaction and answers each member in order. When the
+    /// call returns, everything answered with `Ok` survives a crash and a power loss.
+    ///
+    /// # Errors
+    /// The outer error says that nothing of the batch was committed.
+    fn commit(&self, batch: &[Write]) -> Result<Vec<Result<Written>>>;
+
+    /// An execution as it is shown to people.
+    fn execution(&self, id: ExecutionId) -> Result<Option<ExecutionRecord>>;
+
+    /// The calls and timers of an execution in the order they were asked for.
+    fn calls(&self, id: ExecutionId) -> Result<Vec<CallRecord>>;
+
+    /// Executions, newest first.
+    fn list(&self, filter: &ListFilter) -> Result<Vec<ExecutionRecord>>;
+
+    /// The journal of an execution after `after_sequence`, with payloads, at most `limit` events.
+    ///
+    /// # Errors
+    /// `Corrupt` when an event or a row it refers to can't be read.
+    fn journal(&self, id: ExecutionId, after_sequence: u64, limit: usize) -> Result<Vec<Recorded>>;
+
+    /// A program with its dictionary.
+    fn program(&self, id: &ProgramId) -> Result<Option<StoredProgram>>;
+
+    /// Loads an execution afresh, as [`Write::Claim`] does for what it leases. The lease in
+    /// the answer is the one in the store.
+    fn load(&self, id: ExecutionId) -> Result<Option<Loaded>>;
+
+    /// Executions leased by `owner` whose inbox is not empty.
+    fn inboxes(&self, owner: &Owner) -> Result<Vec<ExecutionId>>;
+
+    /// When the next execution that nobody holds is due, or the next lease of another owner
+    /// expires; [`UnixMs::MIN`] when an unheld execution has a non-empty inbox.
+    fn next_due_ms(&self, owner: &Owner) -> Result<Option<UnixMs>>;
+
+    /// Owners of leases, other than `owner`.
+    fn other_owners(&self, owner: &Owner) -> Result<Vec<Owner>>;
+
+    /// A number that changes when somebody else committed to the store. Cheap: it is asked
+    /// several times a second.
+    fn change_token(&self) -> Result<u64>;
+
+    /// Looks for damage; the findings, worst first. Empty when all is well.
+    fn check(&self) -> Result<Vec<String>>;
+}

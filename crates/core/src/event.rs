@@ -1,0 +1,161 @@
+//! The journal's entries.
+
+use crate::{CallId, ExecutionId, Failure, NewCall, Outcome, Payload, Request, UnixMs};
+
+/// One thing that happened to an execution.
+///
+/// In memory an event carries its payloads; stored, it refers to the rows that hold them
+/// (see [`crate::wire`]).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// An engine began to run the program. Its clock stood at the event's time.
+    ExecutionStarted {
+        /// Seeds the program's `random`.
+        seed: u64,
+    },
+    /// The program asked for a call.
+    CallRequested(Call),
+    /// The program asked to be woken.
+    TimerStarted(Call),
+    /// An attempt failed and another will follow.
+    CallRetrying {
+        /// Which call.
+        call: CallId,
+        /// The attempt that failed, counted from 1.
+        attempt: u32,
+        /// Why.
+        failure: Failure,
+        /// When the next attempt is due.
+        due_ms: UnixMs,
+    },
+    /// A call ended with a result, and the program was given it.
+    CallCompleted {
+        /// Which call.
+        call: CallId,
+        /// The attempt that returned it.
+        attempt: u32,
+        /// What the function returned.
+        result: Payload,
+    },
+    /// A call ended with a failure, and the program was given it.
+    CallFailed {
+        /// Which call.
+        call: CallId,
+        /// The last attempt.
+        attempt: u32,
+        /// What it failed with.
+        failure: Failure,
+    },
+    /// A timer's time came, and the program was woken.
+    TimerFired {
+        /// Which timer.
+        call: CallId,
+    },
+    /// The program printed.
+    Printed {
+        /// What, standard output and error together.
+        text: String,
+    },
+    /// An operator paused the execution, or the engine parked it.
+    ExecutionPaused {
+        /// Why.
+        reason: String,
+    },
+    /// An operator let it go on.
+    ExecutionResumed,
+    /// The program ended.
+    ExecutionCompleted {
+        /// Its value.
+        output: Payload,
+    },
+    /// The program failed.
+    ExecutionFailed {
+        /// Why.
+        failure: Failure,
+    },
+    /// An operator ended the execution.
+    ExecutionCancelled {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// An event with its place in the journal.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recorded {
+    /// Its number in the execution's journal, dense from 1.
+    pub sequence: u64,
+    /// The transition that wrote it: the execution's version after it. Events of one
+    /// transition happened together.
+    pub transition: u64,
+    /// When.
+    pub at_ms: UnixMs,
+    /// What.
+    pub event: Event,
+}
+
+/// A call or timer of an execution: what was asked for and where it stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// What the program asked for.
+    pub new: NewCall,
+    /// Its place in the order of all calls of the execution, from 1.
+    pub order: u32,
+    /// The resume group: calls of one transition share it, counted from 1.
+    pub group: u32,
+    /// The attempt that runs or is due next, from 1.
+    pub attempt: u32,
+    /// For a timer: when it fires. For a call that waits for its next attempt: when that is due.
+    pub due_ms: Option<UnixMs>,
+}
+
+impl Call {
+    /// Its number.
+    pub fn id(&self) -> CallId {
+        self.new.id
+    }
+
+    /// The name the program called it by; timers are `asyncio.sleep`.
+    pub fn name(&self) -> &str {
+        match &self.new.request {
+            Request::Function { name, .. } => name,
+            Request::Timer { .. } => "asyncio.sleep",
+        }
+    }
+
+    /// Whether it is a timer.
+    pub fn is_timer(&self) -> bool {
+        matches!(self.new.request, Request::Timer { .. })
+    }
+
+    /// The key that every attempt of a call is given, so that a function can recognise
+    /// work it has done already: `execution id : call id`.
+    pub fn idempotency_key(&self, execution: ExecutionId) -> String {
+        format!("{execution}:{}", self.id())
+    }
+}
+
+impl Event {
+    /// For an event that closes a call: the call and what the program is given for it.
+    pub fn outcome(&self) -> Option<(CallId, Outcome)> {
+        match self {
+            Self::CallCompleted { call, result, .. } => {
+                Some((*call, Outcome::Completed(result.clone())))
+            }
+            Self::CallFailed { call, failure, .. } => {
+                Some((*call, Outcome::Failed(failure.clone())))
+            }
+            Self::TimerFired { call } => Some((*call, Outcome::Completed(Payload::null()))),
+            Self::ExecutionStarted { .. }
+            | Self::CallRequested(_)
+            | Self::TimerStarted(_)
+            | Self::CallRetrying { .. }
+            | Self::Printed { .. }
+            | Self::ExecutionPaused { .. }
+            | Self::ExecutionResumed
+            | Self::ExecutionCompleted { .. }
+            | Self::ExecutionFailed { .. }
+            | Self::ExecutionCancelled { .. } => None,
+        }
+    }
+}

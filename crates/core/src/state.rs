@@ -1,0 +1,60 @@
+//! The state of an execution: what the journal so far amounts to.
+
+use std::collections::BTreeMap;
+
+use crate::{Call, CallId, ExecutionId, Status, UnixMs};
+
+/// What is known of an execution after some transition.
+///
+/// It holds open calls only: what is closed lives in the journal, and the memory of a long
+/// execution does not grow with it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Execution {
+    /// Its id.
+    pub id: ExecutionId,
+    /// Its status.
+    pub status: Status,
+    /// Number of transitions so far; each compares it and adds one.
+    pub version: u64,
+    /// The number the next event gets.
+    pub next_sequence: u64,
+    /// Whether the program has begun.
+    pub started: bool,
+    /// Calls and timers that have not ended, by number.
+    pub open_calls: BTreeMap<CallId, Call>,
+    /// How many calls and timers were asked for.
+    pub requested_calls: u32,
+    /// How many resume groups there were.
+    pub groups: u32,
+    /// How many calls ended with a result or a failure.
+    pub closed_calls: u32,
+}
+
+impl Execution {
+    /// An execution that nothing has happened to yet.
+    pub fn scheduled(id: ExecutionId) -> Self {
+        Self {
+            id,
+            status: Status::Scheduled,
+            version: 0,
+            next_sequence: 1,
+            started: false,
+            open_calls: BTreeMap::new(),
+            requested_calls: 0,
+            groups: 0,
+            closed_calls: 0,
+        }
+    }
+
+    /// When somebody has to look at it again if nothing else happens: its first timer or due
+    /// attempt. `None` when there is neither, or when it is paused or has ended.
+    pub fn wake_at_ms(&self) -> Option<UnixMs> {
+        match self.status {
+            Status::Scheduled => Some(0),
+            Status::Running | Status::Waiting => {
+                self.open_calls.values().filter_map(|call| call.due_ms).min()
+            }
+            Status::Paused | Status::Completed | Status::Failed | Status::Cancelled => None,
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Transitions: the one atomic change of an execution.
+
+use crate::{
+    Call, Command, Event, Execution, Failure, Lease, NewCall, Outcome, Reached, Recorded, Request,
+    Result, Snapshot, UnixMs, apply, program::End,
+};
+
+/// What one commit writes for one execution, all of it or nothing.
+///
+/// The store compares `expected_version` and the lease, writes the events with dense sequence
+/// numbers, carries them over to the rows they speak of, and puts the snapshot in place.
+#[derive(Debug, Clone)]
+pub struct Transition {
+    /// The version the writer read.
+    pub expected_version: u64,
+    /// The lease the writer holds.
+    pub lease: Lease,
+    /// Whether the lease is given back with this commit.
+    pub release: bool,
+    /// When.
+    pub at_ms: UnixMs,
+    /// The number of the first event.
+    pub first_sequence: u64,
+    /// What happened, in order; never empty.
+    pub events: Vec<Event>,
+    /// The state after.
+    pub after: Execution,
+    /// The snapshot after the last event, when there is a new one.
+    pub snapshot: Option<Snapshot>,
+    /// How many entries of the execution's inbox this transition takes in.
+    pub inbox_taken: u32,
+}
+
+/// A transition that is being put together: events are applied as they are added.
+#[derive(Debug)]
+pub struct Draft {
+    /// The state with the events so far.
+    pub after: Execution,
+    /// The events so far.
+    pub events: Vec<Event>,
+    /// What has to be done once it has committed.
+    pub commands: Vec<Command>,
+    expected_version: u64,
+    first_sequence: u64,
+    at_ms: UnixMs,
+    snapshot: Option<Snapshot>,
+}
+
+impl Draft {
+    /// Begins a transition of an execution at a time.
+    pub fn new(before: &Execution, at_ms: UnixMs) -> Self {
+        Self {
+            after: before.clone(),
+            events: Vec::new(),
+            commands: Vec::new(),
+            expected_version: before.version,
+            first_sequence: before.next_sequence,
+            at_ms,
+            snapshot: None,
+        }
+    }
+
+    /// Adds an event.
+    ///
+    /// # Errors
+    /// As [`apply`]; the draft is unchanged then.
+    pub fn push(&mut self, event: Event) -> Result<()> {
+        let commands = apply(&mut self.after, &event)?;
+        self.commands.extend(commands);
+        self.events.push(event);
+        Ok(())
+    }
+
+    /// Adds what a call came to, if the call is open and `attempt` is not outdated.
+    ///
+    /// # Errors
+    /// As [`apply`]: a late or repeated outcome is a conflict and changes nothing.
+    pub fn close_call(&mut self, call: u32, attempt: u32, outcome: Outcome) -> Result<()> {
+        self.push(match outcome {
+            Outcome::Completed(result) => Event::CallCompleted { call, attempt, result },
+            Outcome::Failed(failure) => Event::CallFailed { call, attempt, failure },
+        })
+    }
+
+    /// Adds what the program did when it was given the results: what it printed, the calls it
+    /// asked for, its end.
+    ///
+    /// # Errors
+    /// As [`apply`]: it would be a bug of the runner.
+    pub fn take_reached(&mut self, reached: Reached) -> Result<()> {
+        if !reached.printed.is_empty() {
+            self.push(Event::Printed { text: reached.printed })?;
+        }
+        let group = self.after.groups + 1;
+        for new in reached.calls.into_iter().flatten() {
+            self.request(new, group)?;
+        }
+        match reached.end {
+            End::Suspended { snapshot, .. } => {
+                self.snapshot = snapshot;
+                Ok(())
+            }
+            End::Completed(output) => self.push(Event::ExecutionCompleted { output }),
+            End::Failed(failure) => self.fail(failure),
+        }
+    }
+
+    /// Adds the failure of the execution.
+    ///
+    /// # Errors
+    /// As [`apply`].
+    pub fn fail(&mut self, failure: Failure) -> Result<()> {
+        self.push(Event::ExecutionFailed { failure })
+    }
+
+    fn request(&mut self, new: NewCall, group: u32) -> Result<()> {
+        let due_ms = match new.request {
+            Request::Function { .. } => None,
+            Request::Timer { delay_ms } => {
+                let delay_ms = i64::try_from(delay_ms).unwrap_or(i64::MAX);
+                Some(self.at_ms.saturating_add(delay_ms))
+            }
+        };
+        let order = self.after.requested_calls + 1;
+        let call = Call { new, order, group, attempt: 1, due_ms };
+        self.push(if call.is_timer() {
+            Event::TimerStarted(call)
+        } else {
+            Event::CallRequested(call)
+        })
+    }
+
+    /// Ends the draft: what to commit, and what to do once that is durable.
+    ///
+    /// # Panics
+    /// When no event was added: an empty transition would be a bug.
+    pub fn finish(
+        mut self,
+        lease: Lease,
+        release: bool,
+        inbox_taken: u32,
+    ) -> (Transition, Vec<Command>) {
+        assert!(!self.events.is_empty(), "a transition has at least one event");
+        self.after.version += 1;
+        let written = self.after.next_sequence - self.first_sequence;
+        assert_eq!(written, self.events.len() as u64, "sequence numbers are dense");
+        let transition = Transition {
+            expected_version: self.expected_version,
+            lease,
+            release,
+            at_ms: self.at_ms,
+            first_sequence: self.first_sequence,
+            events: self.events,
+            after: self.after,
+            snapshot: self.snapshot,
+            inbox_taken,
+        };
+        (transition, self.commands)
+    }
+}
+
+impl Transition {
+    /// The events with their places in the journal.
+    pub fn recorded(&self) -> impl Iterator<Item = Recorded> + '_ {
+        self.events.iter().enumerate().map(|(index, event)| Recorded {
+            sequence: self.first_sequence + index as u64,
+            transition: self.after.version,
+            at_ms: self.at_ms,
+            event: event.clone(),
+        })
+    }
+}

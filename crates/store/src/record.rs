@@ -1,0 +1,130 @@
+//! What a store gives back.
+
+use std::sync::Arc;
+
+use durable_core::{
+    CallId, CallStatus, Dictionary, Execution, ExecutionId, Failure, Lease, Outcome, Payload,
+    Position, Program, ProgramId, Recorded, Snapshot, Status, UnixMs,
+};
+
+/// An execution as it is shown to people: one row of `executions`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExecutionRecord {
+    /// Its id.
+    pub id: ExecutionId,
+    /// The name it was started under.
+    pub workflow_id: String,
+    /// What it runs.
+    pub program: ProgramId,
+    /// Its status.
+    pub status: Status,
+    /// A JSON object.
+    pub inputs: Payload,
+    /// The program's value, when it is completed.
+    pub output: Option<Payload>,
+    /// Why it failed; for `paused` and `cancelled` the reason stands in `message`.
+    pub failure: Option<Failure>,
+    /// Number of transitions so far.
+    pub version: u64,
+    /// When it was stored.
+    pub created_at_ms: UnixMs,
+    /// When an engine first began with it.
+    pub started_at_ms: Option<UnixMs>,
+    /// When it ended.
+    pub completed_at_ms: Option<UnixMs>,
+    /// Who holds its lease.
+    pub locked_by: Option<String>,
+    /// The key it was started with.
+    pub idempotency_key: Option<String>,
+}
+
+/// A call or timer as it is shown to people: one row of `execution_steps`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallRecord {
+    /// Its number within the execution.
+    pub id: CallId,
+    /// Its place in the order of all calls, from 1.
+    pub order: u32,
+    /// `execution id : group number`.
+    pub resume_group_id: String,
+    /// The name the program called it by; `asyncio.sleep` for a timer.
+    pub name: String,
+    /// Whether it is a timer.
+    pub is_timer: bool,
+    /// The name executors know the function by.
+    pub function: String,
+    /// A JSON array.
+    pub args: Payload,
+    /// A JSON object.
+    pub kwargs: Payload,
+    /// Where in the source.
+    pub position: Position,
+    /// Its status.
+    pub status: CallStatus,
+    /// The attempt that runs, is due next, or was the last.
+    pub attempt: u32,
+    /// When a timer fires or the next attempt is due.
+    pub due_at_ms: Option<UnixMs>,
+    /// The executor's name for it.
+    pub job_id: Option<String>,
+    /// What the function returned.
+    pub result: Option<Payload>,
+    /// What the last attempt failed with.
+    pub failure: Option<Failure>,
+    /// When it was asked for.
+    pub created_at_ms: UnixMs,
+    /// When it ended.
+    pub completed_at_ms: Option<UnixMs>,
+}
+
+/// What an operator asks of whoever leases an execution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// End it.
+    Cancel,
+    /// Stop advancing it.
+    Pause,
+    /// Let it go on.
+    Resume,
+}
+
+/// Everything that is needed to go on with an execution.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// Its state.
+    pub execution: Execution,
+    /// What it runs.
+    pub program: ProgramId,
+    /// Its inputs, for a replay from the start.
+    pub inputs: Payload,
+    /// The lease on it; `None` only from [`crate::Store::load`] when nobody holds one.
+    pub lease: Option<Lease>,
+    /// The last snapshot and the number of the last event that is in it.
+    pub snapshot: Option<(Snapshot, u64)>,
+    /// The journal after the snapshot (all of it without one).
+    pub tail: Vec<Recorded>,
+    /// Calls that were closed from outside and not taken in yet, in order of arrival.
+    pub inbox: Vec<(CallId, Outcome)>,
+    /// What an operator asks for.
+    pub control: Option<Control>,
+}
+
+/// A program as it is stored.
+#[derive(Debug, Clone)]
+pub struct StoredProgram {
+    /// The program.
+    pub program: Arc<Program>,
+    /// Its first dump, once there was one.
+    pub dictionary: Option<Dictionary>,
+}
+
+/// Which executions to list.
+#[derive(Debug, Clone, Default)]
+pub struct ListFilter {
+    /// Only these statuses; empty for all.
+    pub statuses: Vec<Status>,
+    /// Only executions started before this one (for the next page).
+    pub before: Option<ExecutionId>,
+    /// Most rows; 0 means 100.
+    pub limit: usize,
+}

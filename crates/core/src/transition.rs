@@ -1,8 +1,8 @@
 //! Transitions: the one atomic change of an execution.
 
 use crate::{
-    Call, Command, Event, Execution, Failure, Lease, NewCall, Outcome, Reached, Recorded, Request,
-    Result, Snapshot, UnixMs, apply, program::End,
+    Call, CallId, Command, Event, Execution, Failure, Lease, NewCall, Outcome, Reached, Recorded,
+    Request, Result, Snapshot, UnixMs, apply, program::End,
 };
 
 /// What one commit writes for one execution, all of it or nothing.
@@ -27,8 +27,13 @@ pub struct Transition {
     pub after: Execution,
     /// The snapshot after the last event, when there is a new one.
     pub snapshot: Option<Snapshot>,
-    /// How many entries of the execution's inbox this transition takes in.
-    pub inbox_taken: u32,
+    /// The closed calls among the events that came out of the execution's inbox: their rows are
+    /// closed already. All other closed calls must still be open in the store.
+    pub inbox_taken: Vec<CallId>,
+    /// Whether this transition answers what an operator asked for.
+    pub control_taken: bool,
+    /// Calls and timers that an end of the execution left open: they are cancelled.
+    pub cancelled: Vec<CallId>,
 }
 
 /// A transition that is being put together: events are applied as they are added.
@@ -40,6 +45,11 @@ pub struct Draft {
     pub events: Vec<Event>,
     /// What has to be done once it has committed.
     pub commands: Vec<Command>,
+    /// See [`Transition::inbox_taken`].
+    pub inbox_taken: Vec<CallId>,
+    /// See [`Transition::control_taken`].
+    pub control_taken: bool,
+    cancelled: Vec<CallId>,
     expected_version: u64,
     first_sequence: u64,
     at_ms: UnixMs,
@@ -53,6 +63,9 @@ impl Draft {
             after: before.clone(),
             events: Vec::new(),
             commands: Vec::new(),
+            inbox_taken: Vec::new(),
+            control_taken: false,
+            cancelled: Vec::new(),
             expected_version: before.version,
             first_sequence: before.next_sequence,
             at_ms,
@@ -65,8 +78,15 @@ impl Draft {
     /// # Errors
     /// As [`apply`]; the draft is unchanged then.
     pub fn push(&mut self, event: Event) -> Result<()> {
+        let open: Vec<_> = match event {
+            Event::ExecutionCompleted { .. }
+            | Event::ExecutionFailed { .. }
+            | Event::ExecutionCancelled { .. } => self.after.open_calls.keys().copied().collect(),
+            _ => Vec::new(),
+        };
         let commands = apply(&mut self.after, &event)?;
         self.commands.extend(commands);
+        self.cancelled.extend(open);
         self.events.push(event);
         Ok(())
     }
@@ -75,7 +95,7 @@ impl Draft {
     ///
     /// # Errors
     /// As [`apply`]: a late or repeated outcome is a conflict and changes nothing.
-    pub fn close_call(&mut self, call: u32, attempt: u32, outcome: Outcome) -> Result<()> {
+    pub fn close_call(&mut self, call: CallId, attempt: u32, outcome: Outcome) -> Result<()> {
         self.push(match outcome {
             Outcome::Completed(result) => Event::CallCompleted { call, attempt, result },
             Outcome::Failed(failure) => Event::CallFailed { call, attempt, failure },
@@ -134,12 +154,7 @@ impl Draft {
     ///
     /// # Panics
     /// When no event was added: an empty transition would be a bug.
-    pub fn finish(
-        mut self,
-        lease: Lease,
-        release: bool,
-        inbox_taken: u32,
-    ) -> (Transition, Vec<Command>) {
+    pub fn finish(mut self, lease: Lease, release: bool) -> (Transition, Vec<Command>) {
         assert!(!self.events.is_empty(), "a transition has at least one event");
         self.after.version += 1;
         let written = self.after.next_sequence - self.first_sequence;
@@ -153,7 +168,9 @@ impl Draft {
             events: self.events,
             after: self.after,
             snapshot: self.snapshot,
-            inbox_taken,
+            inbox_taken: self.inbox_taken,
+            control_taken: self.control_taken,
+            cancelled: self.cancelled,
         };
         (transition, self.commands)
     }

@@ -46,14 +46,13 @@ impl Execution {
         }
     }
 
-    /// When somebody has to look at it again if nothing else happens: its first timer or due
-    /// attempt. `None` when there is neither, or when it is paused or has ended.
+    /// When somebody who holds no lease yet has to look at it if nothing else happens: at once
+    /// when the program or a call is to be run, else at its first timer or due attempt. `None`
+    /// when it is paused or has ended.
     pub fn wake_at_ms(&self) -> Option<UnixMs> {
         match self.status {
-            Status::Scheduled => Some(0),
-            Status::Running | Status::Waiting => {
-                self.open_calls.values().filter_map(|call| call.due_ms).min()
-            }
+            Status::Scheduled | Status::Running => Some(0),
+            Status::Waiting => self.open_calls.values().map(|call| call.due_ms.unwrap_or(0)).min(),
             Status::Paused | Status::Completed | Status::Failed | Status::Cancelled => None,
         }
     }

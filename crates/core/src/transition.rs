@@ -1,5 +1,7 @@
 //! Transitions: the one atomic change of an execution.
 
+use std::sync::Arc;
+
 use crate::{
     Call, CallId, Command, Event, Execution, Failure, Lease, NewCall, Outcome, Reached, Recorded,
     Request, Result, Snapshot, UnixMs, apply, program::End,
@@ -15,7 +17,9 @@ pub struct Transition {
     pub expected_version: u64,
     /// The lease the writer holds.
     pub lease: Lease,
-    /// Whether the lease is given back with this commit.
+    /// Whether the lease is given back with this commit. The store keeps
+    /// [`Execution::wake_at_ms`] of the state after for the next claim then; while the lease is
+    /// held it keeps no wake time, because the holder minds the timers.
     pub release: bool,
     /// When.
     pub at_ms: UnixMs,
@@ -23,8 +27,8 @@ pub struct Transition {
     pub first_sequence: u64,
     /// What happened, in order; never empty.
     pub events: Vec<Event>,
-    /// The state after.
-    pub after: Execution,
+    /// The state after. Shared, so that a fan-out of thousands of open calls is not copied.
+    pub after: Arc<Execution>,
     /// The snapshot after the last event, when there is a new one.
     pub snapshot: Option<Snapshot>,
     /// The closed calls among the events that came out of the execution's inbox: their rows are
@@ -58,9 +62,8 @@ pub struct Draft {
 
 impl Draft {
     /// Begins a transition of an execution at a time.
-    pub fn new(before: &Execution, at_ms: UnixMs) -> Self {
+    pub fn new(before: Execution, at_ms: UnixMs) -> Self {
         Self {
-            after: before.clone(),
             events: Vec::new(),
             commands: Vec::new(),
             inbox_taken: Vec::new(),
@@ -70,6 +73,7 @@ impl Draft {
             first_sequence: before.next_sequence,
             at_ms,
             snapshot: None,
+            after: before,
         }
     }
 
@@ -166,7 +170,7 @@ impl Draft {
             at_ms: self.at_ms,
             first_sequence: self.first_sequence,
             events: self.events,
-            after: self.after,
+            after: Arc::new(self.after),
             snapshot: self.snapshot,
             inbox_taken: self.inbox_taken,
             control_taken: self.control_taken,

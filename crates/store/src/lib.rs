@@ -73,14 +73,16 @@ pub enum Write {
         expires_at_ms: UnixMs,
     },
     /// Gives one lease back without a transition. Answer: [`Written::Done`], also when the
-    /// lease was lost already. With `wake` the execution is due at once for the next claim.
+    /// lease was lost already (nothing changes then).
     Release {
         /// Which execution.
         execution: ExecutionId,
         /// The lease.
         lease: Lease,
-        /// Whether somebody should look at the execution soon.
-        wake: bool,
+        /// When the execution is due for the next claim: its `wake_at`, which is NULL as long as
+        /// somebody holds a lease (claims, and transitions that keep the lease, clear it; a
+        /// holder that dies is found by its lease).
+        wake_at_ms: Option<UnixMs>,
     },
     /// Puts what came of a call into the inbox of its execution, for whoever leases it next.
     /// The call's row is closed; its journal entry follows when the program takes it in.
@@ -198,7 +200,8 @@ pub trait Store: Send + Sync + 'static {
     /// the answer is the one in the store.
     fn load(&self, id: ExecutionId) -> Result<Option<Loaded>>;
 
-    /// Executions leased by `owner` whose inbox is not empty.
+    /// Executions leased by `owner` whose inbox is not empty, or of which an operator asks
+    /// something.
     fn inboxes(&self, owner: &Owner) -> Result<Vec<ExecutionId>>;
 
     /// When the next execution that nobody holds is due, or the next lease of another owner

@@ -77,6 +77,11 @@ impl Draft {
         }
     }
 
+    /// When the transition happens.
+    pub fn at_ms(&self) -> UnixMs {
+        self.at_ms
+    }
+
     /// Adds an event.
     ///
     /// # Errors

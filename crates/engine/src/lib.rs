@@ -1,1 +1,22 @@
-//! .
+//! The engine: leases executions, advances them, commits what came of it, hands out their calls.
+//!
+//! The way of data has no shortcut: lease and load, run to the next suspension, turn what
+//! happened into events, commit them as one transition, and only then let commands leave. See
+//! the `dispatcher` module for the decisions and `shell` for the I/O around them.
+
+mod clockwork;
+mod committer;
+mod config;
+mod dispatcher;
+mod engine;
+mod executor;
+mod owner;
+mod ports;
+mod programs;
+mod shell;
+
+pub use config::Config;
+pub use engine::{Engine, Parts, Registration, Start};
+pub use executor::{CallRequest, Executor, Outcomes};
+pub use owner::{ProcessTable, new_owner};
+pub use ports::{Clock, OwnerProbe, Random, Spawn, SystemClock, SystemRandom, Threads};

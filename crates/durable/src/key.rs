@@ -1,0 +1,97 @@
+//! The key that authenticates snapshots.
+//!
+//! It never stands in the database. For a SQLite file it is made once and kept beside it in
+//! `<file>.key`, readable by the owner only; `DURABLE_SNAPSHOT_KEY` (64 hexadecimal digits)
+//! overrides that. When it is lost nothing else is: states are rebuilt from the journal.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{ErrorKind, Write as _},
+    path::{Path, PathBuf},
+};
+
+use durable_core::{Error, Result};
+use durable_interpreter::SnapshotKey;
+
+use crate::Location;
+
+/// The environment variable that holds the key.
+const VARIABLE: &str = "DURABLE_SNAPSHOT_KEY";
+
+pub(crate) fn of(location: &Location) -> Result<SnapshotKey> {
+    if let Ok(text) = std::env::var(VARIABLE) {
+        return parse(&text)
+            .ok_or_else(|| Error::invalid(format!("{VARIABLE} is not 64 hexadecimal digits")));
+    }
+    match location.file() {
+        Some(database) => beside(database),
+        None => Ok(SnapshotKey(random()?)),
+    }
+}
+
+fn beside(database: &Path) -> Result<SnapshotKey> {
+    let mut path = database.as_os_str().to_owned();
+    path.push(".key");
+    let path = PathBuf::from(path);
+    // Two processes may open a new database at once: whoever links its file first wins.
+    for _ in 0..2 {
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                return parse(text.trim()).ok_or_else(|| {
+                    Error::corrupt(format!(
+                        "{} holds no snapshot key: delete it, and states are rebuilt from \
+                         their journals",
+                        path.display()
+                    ))
+                });
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => create(&path)?,
+            Err(error) => return Err(unavailable(&path, &error)),
+        }
+    }
+    Err(Error::unavailable(format!("{} comes and goes", path.display())))
+}
+
+fn create(path: &Path) -> Result<()> {
+    let text: String = random()?.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(format!(".{}", std::process::id()));
+    let draft = PathBuf::from(draft);
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options
+        .open(&draft)
+        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+    written.map_err(|error| unavailable(&draft, &error))?;
+    let linked = fs::hard_link(&draft, path);
+    fs::remove_file(&draft).map_err(|error| unavailable(&draft, &error))?;
+    match linked {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(unavailable(path, &error)),
+    }
+}
+
+fn random() -> Result<[u8; 32]> {
+    let mut key = [0; 32];
+    getrandom::fill(&mut key)
+        .map_err(|error| Error::unavailable(format!("no randomness for a key: {error}")))?;
+    Ok(key)
+}
+
+fn parse(text: &str) -> Option<SnapshotKey> {
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    let mut key = [0; 32];
+    for (byte, digits) in key.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(SnapshotKey(key))
+}
+
+fn unavailable(path: &Path, error: &std::io::Error) -> Error {
+    Error::unavailable(format!("snapshot key file {}: {error}", path.display()))
+}

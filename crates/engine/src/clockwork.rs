@@ -1,0 +1,179 @@
+//! The one thread that minds the time: timers, heartbeats of leases, and looking at the store for
+//! work that others left or brought.
+
+use std::{sync::Arc, time::Duration};
+
+use durable_core::{Result, UnixMs};
+use durable_store::{Write, Written};
+use parking_lot::{Condvar, Mutex};
+
+use crate::{dispatcher::Input, shell::Shell};
+
+/// Wakes the clockwork before its time.
+#[derive(Default)]
+pub(crate) struct Alarm {
+    state: Mutex<AlarmState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct AlarmState {
+    rung: bool,
+    look_at_store: bool,
+    stopped: bool,
+}
+
+impl Alarm {
+    /// Something is due earlier, or there is room for more.
+    pub(crate) fn ring(&self) {
+        self.state.lock().rung = true;
+        self.changed.notify_one();
+    }
+
+    /// Somebody of this process wrote something to the store that is to be claimed.
+    pub(crate) fn look_at_store(&self) {
+        let mut state = self.state.lock();
+        state.rung = true;
+        state.look_at_store = true;
+        self.changed.notify_one();
+    }
+
+    pub(crate) fn stop(&self) {
+        self.state.lock().stopped = true;
+        self.changed.notify_one();
+    }
+
+    /// Waits until the alarm rings or the time is over. `None` when the clockwork is to stop,
+    /// else whether the store has to be looked at.
+    fn wait(&self, at_most: Duration) -> Option<bool> {
+        let mut state = self.state.lock();
+        if !state.rung && !state.stopped {
+            self.changed.wait_for(&mut state, at_most);
+        }
+        state.rung = false;
+        (!state.stopped).then(|| std::mem::take(&mut state.look_at_store))
+    }
+}
+
+/// What the clockwork remembers between two rounds.
+#[derive(Default)]
+pub(crate) struct Clockwork {
+    change_token: u64,
+    /// When the next execution that nobody holds is due, as far as is known.
+    next_due_ms: Option<UnixMs>,
+    next_poll_ms: UnixMs,
+    next_sweep_ms: UnixMs,
+    next_renewal_ms: UnixMs,
+}
+
+impl Clockwork {
+    /// Goes round until the engine is closed.
+    pub(crate) fn run(mut self, shell: &Arc<Shell>) {
+        let mut look_at_store = true;
+        loop {
+            if let Err(error) = self.round(shell, look_at_store) {
+                tracing::warn!(%error, "the store could not be looked at; trying again");
+            }
+            let wait_ms = (self.next_round_ms(shell) - shell.clock.now_ms()).max(0);
+            match shell.alarm.wait(Duration::from_millis(wait_ms.unsigned_abs())) {
+                Some(look) => look_at_store = look,
+                None => return,
+            }
+        }
+    }
+
+    /// Does what is due now.
+    pub(crate) fn round(&mut self, shell: &Arc<Shell>, look_at_store: bool) -> Result<()> {
+        shell.feed(Input::Tick);
+        let now_ms = shell.clock.now_ms();
+        let config = &shell.config;
+        if now_ms >= self.next_renewal_ms {
+            self.next_renewal_ms = now_ms + config.lease_ms as i64 / 3;
+            self.renew(shell, now_ms);
+        }
+        let due = self.next_due_ms.is_some_and(|due_ms| due_ms <= now_ms);
+        if now_ms < self.next_poll_ms && !look_at_store && !due {
+            return Ok(());
+        }
+        self.next_poll_ms = now_ms + config.poll_ms as i64;
+        let token = shell.store.change_token()?;
+        let sweep = now_ms >= self.next_sweep_ms;
+        if token != self.change_token || look_at_store || due || sweep {
+            self.change_token = token;
+            self.look_at_store(shell, now_ms, sweep)?;
+        }
+        Ok(())
+    }
+
+    fn renew(&self, shell: &Arc<Shell>, now_ms: UnixMs) {
+        if shell.dispatcher.lock().held() == 0 {
+            return;
+        }
+        let expires_at_ms = now_ms + shell.config.lease_ms as i64;
+        let write = Write::Renew { owner: shell.owner.clone(), expires_at_ms };
+        shell.committer.submit(
+            write,
+            Box::new(|answer| {
+                if let Err(error) = answer {
+                    tracing::warn!(%error, "leases were not renewed");
+                }
+            }),
+        );
+    }
+
+    fn look_at_store(&mut self, shell: &Arc<Shell>, now_ms: UnixMs, sweep: bool) -> Result<()> {
+        for id in shell.store.inboxes(&shell.owner)? {
+            if let Some(loaded) = shell.store.load(id)? {
+                shell.feed(Input::Inbox(Box::new(loaded)));
+            }
+        }
+        shell.wake_remote_waiters();
+        let mut dead = Vec::new();
+        if sweep {
+            self.next_sweep_ms = now_ms + shell.config.sweep_ms as i64;
+            dead = shell.gone_owners()?;
+        }
+        self.next_due_ms = shell.store.next_due_ms(&shell.owner)?;
+        let due = self.next_due_ms.is_some_and(|due_ms| due_ms <= now_ms);
+        let limit = shell.dispatcher.lock().room().min(shell.config.max_claim);
+        if limit == 0 {
+            // Room is announced by the alarm; until then nothing here is due.
+            self.next_due_ms = None;
+            return Ok(());
+        }
+        if due || !dead.is_empty() {
+            self.claim(shell, now_ms, dead, limit)?;
+        }
+        Ok(())
+    }
+
+    fn claim(
+        &mut self,
+        shell: &Arc<Shell>,
+        now_ms: UnixMs,
+        dead: Vec<durable_core::Owner>,
+        limit: usize,
+    ) -> Result<()> {
+        let expires_at_ms = now_ms + shell.config.lease_ms as i64;
+        let owner = shell.owner.clone();
+        let write = Write::Claim { owner, now_ms, expires_at_ms, dead, limit };
+        if let Written::Claimed(claimed) = shell.write(write)? {
+            if claimed.len() == limit {
+                shell.alarm.look_at_store();
+            }
+            let claimed = shell.with_programs(claimed);
+            shell.feed(Input::Claimed(claimed));
+        }
+        self.next_due_ms = shell.store.next_due_ms(&shell.owner)?;
+        Ok(())
+    }
+
+    fn next_round_ms(&self, shell: &Arc<Shell>) -> UnixMs {
+        let first_timer_ms = shell.dispatcher.lock().next_timer_ms();
+        [Some(self.next_poll_ms), Some(self.next_renewal_ms), self.next_due_ms, first_timer_ms]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.next_poll_ms)
+    }
+}

@@ -1,0 +1,45 @@
+//! The engine's own bounds and intervals.
+
+/// How an engine behaves. Every field has a default that suits one machine.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Most executions this engine holds leases on at once.
+    pub max_active: usize,
+    /// Most executions leased in one go.
+    pub max_claim: usize,
+    /// How long a lease lasts unless it is renewed; renewed three times within it.
+    pub lease_ms: u64,
+    /// How often the store is asked whether somebody else changed it. A ceiling on how late
+    /// the work of another process is noticed; local work never waits for it.
+    pub poll_ms: u64,
+    /// How often leases of engines that are gone are looked for.
+    pub sweep_ms: u64,
+    /// An execution that waits for nothing but timers at least this far off is given back to
+    /// the store and takes no memory meanwhile.
+    pub hold_ms: u64,
+    /// Most members of one group commit.
+    pub max_batch: usize,
+    /// How often an advance that its runner lost is tried again before the execution is parked.
+    pub max_lost_advances: u32,
+    /// Wait before a commit that the store could not take is tried again.
+    pub retry_commit_ms: u64,
+    /// Most programs kept compiled and checked in memory.
+    pub max_cached_programs: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_active: 1_000,
+            max_claim: 256,
+            lease_ms: 15_000,
+            poll_ms: 50,
+            sweep_ms: 1_000,
+            hold_ms: 1_000,
+            max_batch: 512,
+            max_lost_advances: 3,
+            retry_commit_ms: 200,
+            max_cached_programs: 1_000,
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What the engine knows of an execution while it holds its lease.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use durable_core::{
+    Call, CallId, Command, Draft, Execution, ExecutionId, Group, Lease, Outcome, Payload, Result,
+    UnixMs,
+};
+use durable_store::Control;
+
+use super::{Action, Cold};
+use crate::programs::CachedProgram;
+
+/// Told once whether what somebody asked for is durable.
+pub(crate) type Ack = Box<dyn FnOnce(Result<()>) + Send>;
+
+pub(super) struct Active {
+    pub(super) lease: Lease,
+    pub(super) program: Arc<CachedProgram>,
+    /// For a start, and for a replay from the start.
+    pub(super) inputs: Payload,
+    pub(super) phase: Phase,
+    /// What came in and is not in the journal yet, in order of arrival.
+    pub(super) arrived: Vec<Arrival>,
+    /// What operators ask for, in order.
+    pub(super) controls: Vec<(Control, String, Option<Ack>)>,
+    /// Calls handed to the executor.
+    pub(super) running: BTreeMap<CallId, Running>,
+    /// Whether the runner holds the state of the last committed version.
+    pub(super) live: bool,
+    /// What was loaded from the store and no advance has consumed yet.
+    pub(super) cold: Option<Cold>,
+    /// Set when the execution is to be advanced once, without running calls, and given back.
+    pub(super) visit: Option<Ack>,
+    /// Set when the execution is to be parked as soon as its state is loaded.
+    pub(super) park: Option<String>,
+    /// How often in a row the runner lost an advance.
+    pub(super) lost_advances: u32,
+}
+
+/// An attempt that the executor has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Running {
+    pub(super) attempt: u32,
+    /// How long it may take, and when that is over.
+    pub(super) deadline: Option<(u64, UnixMs)>,
+}
+
+/// What is under way.
+pub(super) enum Phase {
+    /// Nothing.
+    Idle(Execution),
+    /// The runner has the results; the draft waits for what the program does with them.
+    Advancing(Box<Work>),
+    /// The store has the transition.
+    Committing(Box<Commit>),
+    /// The state is being read from the store.
+    Loading,
+}
+
+pub(super) struct Work {
+    pub(super) draft: Draft,
+    pub(super) group: Option<Group>,
+    /// What the draft takes in, to go back to if it does not commit.
+    pub(super) taken: Vec<Arrival>,
+    /// The calls that a replay has to ask for again; `None` when the base was live or new.
+    pub(super) journaled: Option<Vec<Call>>,
+}
+
+pub(super) struct Commit {
+    pub(super) after: Arc<Execution>,
+    pub(super) commands: Vec<Command>,
+    pub(super) taken: Vec<Arrival>,
+    pub(super) controls: Vec<Ack>,
+    pub(super) release: bool,
+    /// Whether the runner holds the state after.
+    pub(super) live: bool,
+}
+
+/// Something that came in for a call.
+pub(crate) struct Arrival {
+    pub(super) call: CallId,
+    pub(super) came: Came,
+    pub(super) ack: Option<Ack>,
+}
+
+pub(crate) enum Came {
+    /// An attempt that this engine handed out has ended.
+    Ran { attempt: u32, outcome: Outcome },
+    /// Somebody reported an outcome to this engine.
+    Reported(Outcome),
+    /// The store holds an outcome in the execution's inbox.
+    Inbox(Outcome),
+    /// A timer is due.
+    Fired,
+}
+
+impl Active {
+    pub(super) fn new(
+        lease: Lease,
+        program: Arc<CachedProgram>,
+        inputs: Payload,
+        state: Execution,
+        cold: Cold,
+    ) -> Self {
+        Self {
+            lease,
+            program,
+            inputs,
+            phase: Phase::Idle(state),
+            arrived: Vec::new(),
+            controls: Vec::new(),
+            running: BTreeMap::new(),
+            live: false,
+            cold: Some(cold),
+            visit: None,
+            park: None,
+            lost_advances: 0,
+        }
+    }
+
+    /// An execution that this engine has just created.
+    pub(super) fn created(
+        id: ExecutionId,
+        program: Arc<CachedProgram>,
+        inputs: Payload,
+        lease: Lease,
+    ) -> Self {
+        let cold = Cold { snapshot: None, tail: Vec::new() };
+        Self::new(lease, program, inputs, Execution::scheduled(id), cold)
+    }
+
+    pub(super) fn is_running(&self, call: CallId, attempt: u32) -> bool {
+        self.running.get(&call).is_some_and(|running| running.attempt == attempt)
+    }
+
+    /// The open calls as far as they are known; none while the state is being loaded.
+    pub(super) fn open_calls(&self) -> Option<&BTreeMap<CallId, Call>> {
+        match &self.phase {
+            Phase::Idle(state) => Some(&state.open_calls),
+            Phase::Advancing(work) => Some(&work.draft.after.open_calls),
+            Phase::Committing(commit) => Some(&commit.after.open_calls),
+            Phase::Loading => None,
+        }
+    }
+}
+
+impl Arrival {
+    /// Passes an arrival on to the store's inbox, because the execution is not held any more.
+    pub(super) fn hand_over(self, id: ExecutionId, out: &mut Vec<Action>) {
+        let Self { call, came, ack } = self;
+        match came {
+            Came::Ran { outcome: outcome @ Outcome::Completed(_), .. }
+            | Came::Reported(outcome) => {
+                out.push(Action::Report { id, call, outcome, ack });
+            }
+            // A failed attempt will be made again; inbox and timers are in the store anyway.
+            Came::Ran { outcome: Outcome::Failed(_), .. } | Came::Inbox(_) | Came::Fired => {}
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! The engine's face: start executions, follow them, operate them, run their calls.
+
+use std::{
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use durable_core::{
+    CallId, Definition, Error, ExecutionId, Lease, Outcome, Payload, Program, Result, Runner,
+    UnixMs,
+};
+use durable_store::{Control, ExecutionRecord, NewExecution, Store, Write, Written};
+use parking_lot::{Mutex, RwLock};
+
+use crate::{
+    Config,
+    clockwork::{Alarm, Clockwork},
+    committer::{Answer, Committer},
+    dispatcher::{Dispatcher, Input},
+    executor::{Executor, Outcomes},
+    owner::{ProcessTable, new_owner},
+    ports::{Clock, OwnerProbe, Random, Spawn, SystemClock, SystemRandom, Threads},
+    programs::{CachedProgram, Programs},
+    shell::{Load, Shell, rendezvous_ack, stop_loading},
+};
+
+/// What an engine is made of. A simulation replaces what [`Parts::system`] puts in.
+pub struct Parts {
+    /// Where executions are kept.
+    pub store: Arc<dyn Store>,
+    /// What runs programs.
+    pub runner: Arc<dyn Runner>,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// Draws ids, seeds and jitter.
+    pub random: Arc<dyn Random>,
+    /// Starts the committer, the loader and the clockwork.
+    pub spawn: Arc<dyn Spawn>,
+    /// Knows which other engines are gone.
+    pub probe: Arc<dyn OwnerProbe>,
+    /// Bounds and intervals.
+    pub config: Config,
+}
+
+impl Parts {
+    /// The machine's own clock, randomness, threads and process table.
+    pub fn system(store: Arc<dyn Store>, runner: Arc<dyn Runner>) -> Self {
+        Self {
+            store,
+            runner,
+            clock: Arc::new(SystemClock::default()),
+            random: Arc::new(SystemRandom),
+            spawn: Arc::new(Threads),
+            probe: Arc::new(ProcessTable::new()),
+            config: Config::default(),
+        }
+    }
+}
+
+/// One execution to start.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// What to run.
+    pub program: Arc<Program>,
+    /// A JSON object: a value for each of the definition's inputs.
+    pub inputs: Payload,
+    /// A name to find it by.
+    pub workflow_id: String,
+    /// Two starts with the same key are one.
+    pub idempotency_key: Option<String>,
+}
+
+impl Start {
+    /// A start without inputs, under the name `workflow`.
+    pub fn new(definition: Definition) -> Self {
+        Self {
+            program: Arc::new(Program::new(definition)),
+            inputs: Payload::trusted("{}"),
+            workflow_id: "workflow".into(),
+            idempotency_key: None,
+        }
+    }
+}
+
+/// A running engine on one store. Dropping it without [`Engine::detach`] is like a crash: nothing
+/// is lost, and what it held is taken over.
+pub struct Engine {
+    shell: Arc<Shell>,
+}
+
+impl Engine {
+    /// Starts an engine. It takes up no work until [`Engine::attach`].
+    ///
+    /// # Errors
+    /// `Unavailable` when its threads can't be started.
+    pub fn new(parts: Parts) -> Result<Self> {
+        let Parts { store, runner, clock, random, spawn, probe, config } = parts;
+        let (loads, to_load) = mpsc::channel();
+        let shell = Arc::new(Shell {
+            owner: new_owner(&*random),
+            programs: Programs::new(config.max_cached_programs),
+            committer: Committer::new(store.clone(), config.max_batch),
+            alarm: Alarm::default(),
+            dispatcher: Mutex::new(Dispatcher::new(config.clone(), random.clone())),
+            executor: RwLock::new(None),
+            waiters: Mutex::default(),
+            loads,
+            store,
+            runner,
+            clock,
+            random,
+            probe,
+            config,
+        });
+        let committer = shell.clone();
+        spawn.spawn("durable-commit", Box::new(move || committer.committer.run()))?;
+        let loader = shell.clone();
+        spawn.spawn("durable-load", Box::new(move || loader.run_loader(&to_load)))?;
+        let clockwork = shell.clone();
+        spawn.spawn("durable-clock", Box::new(move || Clockwork::default().run(&clockwork)))?;
+        Ok(Self { shell })
+    }
+
+    /// The store, to read from.
+    pub fn store(&self) -> &dyn Store {
+        &*self.shell.store
+    }
+
+    /// Begins to lease executions and to hand their calls to `executor`.
+    ///
+    /// # Errors
+    /// `Conflict` when an executor is attached already.
+    pub fn attach(&self, executor: Arc<dyn Executor>) -> Result<()> {
+        let mut attached = self.shell.executor.write();
+        if attached.is_some() {
+            return Err(Error::conflict("this engine has an executor already: detach it first"));
+        }
+        executor.attach(Outcomes { shell: Arc::downgrade(&self.shell) });
+        *attached = Some(executor);
+        drop(attached);
+        self.shell.dispatcher.lock().attach();
+        self.shell.alarm.look_at_store();
+        Ok(())
+    }
+
+    /// Takes up no further work, waits for running calls for at most `patience`, and gives back
+    /// everything it holds. Calls that have not begun by then are run by the next engine; calls
+    /// that are still running are run again.
+    pub fn detach(&self, patience: Duration) {
+        let Some(executor) = self.shell.executor.read().clone() else { return };
+        let give_up_at = Instant::now() + patience;
+        self.shell.dispatcher.lock().detach();
+        for call in executor.recall() {
+            self.shell.feed(Input::Recalled(call));
+        }
+        self.shell.feed(Input::Drain);
+        while self.shell.dispatcher.lock().held() > 0 && Instant::now() < give_up_at {
+            // Shutting down is rare; a short poll is simpler than one more thing to signal.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.shell.feed(Input::GiveUp);
+        // The leases are given back once the committer has written that.
+        let flushed = self.shell.write(Write::Renew {
+            owner: self.shell.owner.clone(),
+            expires_at_ms: self.shell.clock.now_ms(),
+        });
+        if let Err(error) = flushed {
+            tracing::warn!(%error, "leases were not given back; they will expire");
+        }
+        *self.shell.executor.write() = None;
+    }
+
+    /// Stores an execution. It is durable, and `scheduled`, when this returns; when an executor is
+    /// attached this engine begins with it at once.
+    ///
+    /// # Errors
+    /// `Invalid` with every problem found in the program or its inputs; `Unavailable` when the
+    /// store can't be written.
+    pub fn start(&self, start: Start) -> Result<ExecutionId> {
+        let mut ids = self.start_many(vec![start])?;
+        ids.pop().ok_or_else(|| Error::internal("a start was not answered"))
+    }
+
+    /// Stores many executions in as few commits as possible.
+    ///
+    /// # Errors
+    /// As [`Engine::start`]. Checks come first: when one start is invalid none is stored.
+    pub fn start_many(&self, starts: Vec<Start>) -> Result<Vec<ExecutionId>> {
+        let mut programs = Vec::with_capacity(starts.len());
+        for start in &starts {
+            check_inputs(start)?;
+            programs.push(self.checked(&start.program)?);
+        }
+        let mut writes: Vec<(Write, Answer)> = Vec::with_capacity(starts.len());
+        let (sender, answers) = mpsc::channel();
+        let now_ms = self.shell.clock.now_ms();
+        let mut room = self.shell.dispatcher.lock().room();
+        for (index, (start, program)) in starts.into_iter().zip(programs).enumerate() {
+            let lease = (room > 0).then(|| {
+                room -= 1;
+                (self.shell.owner.clone(), now_ms + self.shell.config.lease_ms as i64)
+            });
+            writes.push(self.creation(index, start, program, lease, now_ms, sender.clone()));
+        }
+        drop(sender);
+        self.shell.committer.submit_all(writes);
+        let mut ids: Vec<(usize, ExecutionId)> = Vec::new();
+        for (index, answer) in answers {
+            ids.push((index, answer?));
+        }
+        ids.sort_unstable_by_key(|(index, _)| *index);
+        Ok(ids.into_iter().map(|(_, id)| id).collect())
+    }
+
+    fn creation(
+        &self,
+        index: usize,
+        start: Start,
+        program: Arc<CachedProgram>,
+        lease: Option<(durable_core::Owner, UnixMs)>,
+        now_ms: UnixMs,
+        sender: mpsc::Sender<(usize, Result<ExecutionId>)>,
+    ) -> (Write, Answer) {
+        let random = (self.shell.random.next_u64(), self.shell.random.next_u64());
+        let mut bytes = [0; 10];
+        bytes[..8].copy_from_slice(&random.0.to_le_bytes());
+        bytes[8..].copy_from_slice(&random.1.to_le_bytes()[..2]);
+        let inputs = start.inputs.clone();
+        let write = Write::Create(NewExecution {
+            id: ExecutionId::new(now_ms, bytes),
+            program: program.id().clone(),
+            workflow_id: start.workflow_id,
+            inputs: start.inputs,
+            idempotency_key: start.idempotency_key,
+            created_at_ms: now_ms,
+            lease: lease.clone(),
+        });
+        let shell = self.shell.clone();
+        let answer: Answer = Box::new(move |answer| {
+            let created = match answer {
+                Ok(Written::Created { id, existing: false }) => {
+                    match lease {
+                        Some((owner, _)) => {
+                            let lease = Lease { owner, epoch: 1 };
+                            shell.feed(Input::Created { id, program, inputs, lease });
+                        }
+                        None => shell.alarm.look_at_store(),
+                    }
+                    Ok(id)
+                }
+                Ok(Written::Created { id, existing: true }) => Ok(id),
+                Ok(_) => Err(Error::internal("a creation was answered with something else")),
+                Err(error) => Err(error),
+            };
+            // Whoever started it may have gone away.
+            let _ = sender.send((index, created));
+        });
+        (write, answer)
+    }
+
+    /// The program, checked and durable.
+    fn checked(&self, program: &Arc<Program>) -> Result<Arc<CachedProgram>> {
+        if let Some(known) = self.shell.programs.get(program.id()) {
+            return Ok(known);
+        }
+        self.shell.runner.validate(program)?;
+        match self.shell.store.program(program.id())? {
+            Some(stored) => Ok(self.shell.programs.insert(stored.program, stored.dictionary)),
+            None => {
+                self.shell.write(Write::PutProgram(program.clone()))?;
+                Ok(self.shell.programs.insert(program.clone(), None))
+            }
+        }
+    }
+
+    /// Checks a program as [`Engine::start`] does, without storing anything.
+    ///
+    /// # Errors
+    /// `Invalid` with every problem found.
+    pub fn validate(&self, program: &Program) -> Result<()> {
+        self.shell.runner.validate(program)
+    }
+
+    /// Reports what came of a call from outside. Returns when that is durable.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` when the call has ended already (nothing is changed).
+    pub fn complete_call(&self, id: ExecutionId, call: CallId, outcome: Outcome) -> Result<()> {
+        let (ack, acked) = rendezvous_ack();
+        self.shell.feed(Input::Reported { id, call, outcome, ack });
+        acked()
+    }
+
+    /// Advances an execution once without running its calls: takes in what has arrived, runs the
+    /// program to its next suspension, and gives the lease back.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` when another engine holds it or it has ended.
+    pub fn advance(&self, id: ExecutionId) -> Result<()> {
+        if self.shell.dispatcher.lock().holds(id) {
+            return Err(Error::conflict(format!("execution {id} is being run by this engine")));
+        }
+        self.shell.control(id, None)
+    }
+
+    /// Ends an execution: no further call is run, and running ones are told.
+    ///
+    /// When another engine holds it, that engine is asked, and does it within its poll interval.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` when it has ended.
+    pub fn cancel(&self, id: ExecutionId, reason: &str) -> Result<()> {
+        self.shell.control(id, Some((Control::Cancel, reason.to_owned())))
+    }
+
+    /// Stops advancing an execution. Results that come in meanwhile are kept.
+    ///
+    /// # Errors
+    /// As [`Engine::cancel`].
+    pub fn pause(&self, id: ExecutionId, reason: &str) -> Result<()> {
+        self.shell.control(id, Some((Control::Pause, reason.to_owned())))
+    }
+
+    /// Lets a paused execution go on.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` when it is not paused.
+    pub fn resume(&self, id: ExecutionId) -> Result<()> {
+        self.shell.control(id, Some((Control::Resume, String::new())))?;
+        self.shell.alarm.look_at_store();
+        Ok(())
+    }
+
+    /// Removes an execution and all its rows.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` while another engine holds it.
+    pub fn delete(&self, id: ExecutionId) -> Result<()> {
+        let now_ms = self.shell.clock.now_ms();
+        let owner = self.shell.owner.clone();
+        self.shell.write(Write::Delete { execution: id, owner, now_ms })?;
+        self.shell.feed(Input::Deleted(id));
+        Ok(())
+    }
+
+    /// Waits until an execution has ended. `None` when the time is over first.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such execution, or it is deleted meanwhile.
+    pub fn wait(
+        &self,
+        id: ExecutionId,
+        at_most: Option<Duration>,
+    ) -> Result<Option<ExecutionRecord>> {
+        let until = at_most.map(|at_most| Instant::now() + at_most);
+        loop {
+            let (woken, wake) = mpsc::sync_channel::<()>(1);
+            // The hook drops its end of the channel: that is the signal.
+            let _registered = self.on_ended(id, move || drop(woken));
+            let record = self.execution(id)?;
+            if record.status.is_terminal() {
+                return Ok(Some(record));
+            }
+            match until {
+                Some(until) => {
+                    let rest = until.saturating_duration_since(Instant::now());
+                    if rest.is_zero() {
+                        return Ok(None);
+                    }
+                    let _ = wake.recv_timeout(rest);
+                }
+                None => {
+                    let _ = wake.recv();
+                }
+            }
+        }
+    }
+
+    /// Calls `hook` once when the execution has ended or may have: read it again, and register
+    /// again when it has not. Registering comes before reading. The hook is forgotten when the
+    /// registration is dropped.
+    pub fn on_ended(&self, id: ExecutionId, hook: impl FnOnce() + Send + 'static) -> Registration {
+        let ticket = self.shell.on_ended(id, Box::new(hook));
+        Registration { shell: self.shell.clone(), id, ticket }
+    }
+
+    /// An execution as it is stored.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub fn execution(&self, id: ExecutionId) -> Result<ExecutionRecord> {
+        self.shell
+            .store
+            .execution(id)?
+            .ok_or_else(|| Error::not_found(format!("no execution '{id}'")))
+    }
+
+    /// How many executions this engine holds leases on.
+    pub fn held(&self) -> usize {
+        self.shell.dispatcher.lock().held()
+    }
+}
+
+/// Keeps a hook of [`Engine::on_ended`].
+pub struct Registration {
+    shell: Arc<Shell>,
+    id: ExecutionId,
+    ticket: u64,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.shell.forget_hook(self.id, self.ticket);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shell.alarm.stop();
+        self.shell.committer.close();
+        let _ = self.shell.loads.send(Load { id: stop_loading(), full: false, after_ms: 0 });
+        *self.shell.executor.write() = None;
+    }
+}
+
+/// Every input of the definition has a value, and there are no others.
+fn check_inputs(start: &Start) -> Result<()> {
+    let definition = start.program.definition();
+    let max_bytes = definition.limits.max_payload_bytes;
+    if start.inputs.as_str().len() as u64 > max_bytes {
+        return Err(Error::invalid(format!(
+            "the inputs have {} bytes, the limit max_payload_bytes is {max_bytes}",
+            start.inputs.as_str().len()
+        )));
+    }
+    if definition.inputs.is_empty() && start.inputs.as_str() == "{}" {
+        return Ok(());
+    }
+    let value: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(start.inputs.as_str())
+            .map_err(|error| Error::invalid(format!("the inputs are no JSON object: {error}")))?;
+    for name in &definition.inputs {
+        if !value.contains_key(name) {
+            return Err(Error::invalid(format!("input '{name}' is missing")));
+        }
+    }
+    for name in value.keys() {
+        if !definition.inputs.contains(name) {
+            return Err(Error::invalid(format!(
+                "input '{name}' is not among the program's inputs: {}",
+                definition.inputs.join(", ")
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,92 @@
+//! Programs in memory: checked once, with their dictionary.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use durable_core::{Dictionary, Error, FunctionOptions, Program, ProgramId, Result};
+use durable_store::{Store, StoredProgram};
+use parking_lot::Mutex;
+
+/// A program and what is known about it.
+pub(crate) struct CachedProgram {
+    program: Arc<Program>,
+    dictionary: Mutex<Option<Dictionary>>,
+}
+
+impl CachedProgram {
+    fn new(program: Arc<Program>, dictionary: Option<Dictionary>) -> Self {
+        Self { program, dictionary: Mutex::new(dictionary) }
+    }
+
+    pub(crate) fn program(&self) -> &Arc<Program> {
+        &self.program
+    }
+
+    pub(crate) fn id(&self) -> &ProgramId {
+        self.program.id()
+    }
+
+    pub(crate) fn options(&self) -> &BTreeMap<String, FunctionOptions> {
+        &self.program.definition().functions
+    }
+
+    pub(crate) fn dictionary(&self) -> Option<Dictionary> {
+        self.dictionary.lock().clone()
+    }
+
+    /// Proposes a first dump as the dictionary; whether it is the one that is used from now on.
+    pub(crate) fn offer_dictionary(&self, offered: &Dictionary) -> bool {
+        let mut dictionary = self.dictionary.lock();
+        dictionary.get_or_insert_with(|| offered.clone()) == offered
+    }
+
+    /// Takes over the dictionary that the store keeps.
+    pub(crate) fn set_dictionary(&self, kept: Dictionary) {
+        *self.dictionary.lock() = Some(kept);
+    }
+}
+
+/// The programs this engine has met. When it is full it starts afresh, which costs a look-up each.
+pub(crate) struct Programs {
+    known: Mutex<HashMap<ProgramId, Arc<CachedProgram>>>,
+    max: usize,
+}
+
+impl Programs {
+    pub(crate) fn new(max: usize) -> Self {
+        Self { known: Mutex::default(), max }
+    }
+
+    pub(crate) fn get(&self, id: &ProgramId) -> Option<Arc<CachedProgram>> {
+        self.known.lock().get(id).cloned()
+    }
+
+    /// Remembers a program that is in the store.
+    pub(crate) fn insert(
+        &self,
+        program: Arc<Program>,
+        dictionary: Option<Dictionary>,
+    ) -> Arc<CachedProgram> {
+        let mut known = self.known.lock();
+        if known.len() >= self.max {
+            known.clear();
+        }
+        known
+            .entry(program.id().clone())
+            .or_insert_with(|| Arc::new(CachedProgram::new(program, dictionary)))
+            .clone()
+    }
+
+    /// The program, from memory or from the store.
+    pub(crate) fn load(&self, id: &ProgramId, store: &dyn Store) -> Result<Arc<CachedProgram>> {
+        if let Some(known) = self.get(id) {
+            return Ok(known);
+        }
+        let StoredProgram { program, dictionary } = store
+            .program(id)?
+            .ok_or_else(|| Error::corrupt(format!("program {id} is not in the store")))?;
+        Ok(self.insert(program, dictionary))
+    }
+}

@@ -1,0 +1,351 @@
+//! The async shell around the dispatcher: carries its actions out, and brings it what comes of
+//! them.
+//!
+//! Nobody waits in here: stores are written by the committer's thread and read by the loader's,
+//! programs run in the runner, calls in the executor. Whatever thread has news feeds it to the
+//! dispatcher under its lock and carries the resulting actions out after releasing it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, mpsc},
+};
+
+use durable_core::{
+    CallId, Error, ExecutionId, Outcome, Owner, ProgramId, Result, Runner, Transition, replay,
+};
+use durable_store::{Control, Loaded, Store, Write, Written};
+use parking_lot::{Mutex, RwLock};
+
+use crate::{
+    Config,
+    clockwork::Alarm,
+    committer::{Answer, Committer},
+    dispatcher::{Ack, Action, Dispatcher, Input},
+    executor::Executor,
+    ports::{Clock, OwnerProbe, Random},
+    programs::{CachedProgram, Programs},
+};
+
+/// Called when an execution has ended, or might have: look again.
+pub(crate) type EndedHook = Box<dyn FnOnce() + Send>;
+
+pub(crate) struct Shell {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) runner: Arc<dyn Runner>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) probe: Arc<dyn OwnerProbe>,
+    pub(crate) config: Config,
+    pub(crate) owner: Owner,
+    pub(crate) programs: Programs,
+    pub(crate) committer: Committer,
+    pub(crate) alarm: Alarm,
+    pub(crate) dispatcher: Mutex<Dispatcher>,
+    pub(crate) executor: RwLock<Option<Arc<dyn Executor>>>,
+    pub(crate) waiters: Mutex<Waiters>,
+    pub(crate) loads: mpsc::Sender<Load>,
+}
+
+/// Who waits for the end of which execution.
+#[derive(Default)]
+pub(crate) struct Waiters {
+    hooks: HashMap<ExecutionId, Vec<(u64, EndedHook)>>,
+    next_ticket: u64,
+}
+
+/// Something to read from the store.
+pub(crate) struct Load {
+    pub(crate) id: ExecutionId,
+    /// With the whole journal instead of a snapshot.
+    pub(crate) full: bool,
+    pub(crate) after_ms: u64,
+}
+
+impl Shell {
+    /// Gives the dispatcher something to think about and carries out what it decides.
+    pub(crate) fn feed(self: &Arc<Self>, input: Input) {
+        let mut actions = Vec::new();
+        self.dispatcher.lock().handle(self.clock.now_ms(), input, &mut actions);
+        for action in actions {
+            self.carry_out(action);
+        }
+    }
+
+    pub(crate) fn finished(
+        self: &Arc<Self>,
+        id: ExecutionId,
+        call: CallId,
+        attempt: u32,
+        outcome: Outcome,
+    ) {
+        self.feed(Input::Finished { id, call, attempt, outcome });
+    }
+
+    pub(crate) fn is_wanted(&self, id: ExecutionId, call: CallId, attempt: u32) -> bool {
+        self.dispatcher.lock().is_wanted(id, call, attempt)
+    }
+
+    pub(crate) fn note_job(&self, id: ExecutionId, call: CallId, job_id: &str) -> Result<()> {
+        let lease = self.dispatcher.lock().lease(id).ok_or_else(|| {
+            Error::conflict(format!("execution {id} is not held by this engine any more"))
+        })?;
+        self.write(Write::NoteJob { execution: id, lease, call, job_id: job_id.to_owned() })
+            .map(drop)
+    }
+
+    /// Commits one write and waits for it.
+    pub(crate) fn write(&self, write: Write) -> Result<Written> {
+        let (answer, answered) = rendezvous();
+        self.committer.submit(write, answer);
+        answered()
+    }
+
+    /// Calls `hook` once, when the execution has ended or its row may have changed. The ticket
+    /// is for [`Self::forget_hook`].
+    pub(crate) fn on_ended(&self, id: ExecutionId, hook: EndedHook) -> u64 {
+        let mut waiters = self.waiters.lock();
+        waiters.next_ticket += 1;
+        let ticket = waiters.next_ticket;
+        waiters.hooks.entry(id).or_default().push((ticket, hook));
+        ticket
+    }
+
+    pub(crate) fn forget_hook(&self, id: ExecutionId, ticket: u64) {
+        let mut waiters = self.waiters.lock();
+        if let Some(hooks) = waiters.hooks.get_mut(&id) {
+            hooks.retain(|(other, _)| *other != ticket);
+            if hooks.is_empty() {
+                waiters.hooks.remove(&id);
+            }
+        }
+    }
+
+    /// Wakes those who wait for executions that other engines may have ended.
+    pub(crate) fn wake_remote_waiters(&self) {
+        let ids: Vec<_> = self.waiters.lock().hooks.keys().copied().collect();
+        for id in ids {
+            if !self.dispatcher.lock().holds(id) {
+                self.ended(id);
+            }
+        }
+    }
+
+    fn ended(&self, id: ExecutionId) {
+        let hooks = self.waiters.lock().hooks.remove(&id).unwrap_or_default();
+        for (_, hook) in hooks {
+            hook();
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, action: Action) {
+        match action {
+            Action::Commit(id, transition, dictionary) => self.commit(id, transition, dictionary),
+            Action::Release { id, lease, wake_at_ms, done } => {
+                let write = Write::Release { execution: id, lease, wake_at_ms };
+                self.commit_for(write, done, "a lease was not given back");
+            }
+            Action::Report { id, call, outcome, ack } => {
+                let now_ms = self.clock.now_ms();
+                let write = Write::Report { execution: id, call, outcome, now_ms };
+                self.commit_for(write, ack, "an outcome was refused");
+            }
+            Action::Advance(request) => {
+                let (shell, id) = (self.clone(), request.execution);
+                let done = move |advanced| shell.feed(Input::Advanced { id, advanced });
+                self.runner.advance(*request, Box::new(done));
+            }
+            Action::Load { id, full, after_ms } => {
+                // The loader ends only with the engine itself.
+                let _ = self.loads.send(Load { id, full, after_ms });
+            }
+            Action::Submit(calls) => match &*self.executor.read() {
+                Some(executor) => executor.submit(calls),
+                None => unreachable!("calls are run only while an executor is attached"),
+            },
+            Action::Cancel { id, call, attempt } => {
+                if let Some(executor) = &*self.executor.read() {
+                    executor.cancel(id, call, attempt);
+                }
+            }
+            Action::Forget(id) => self.runner.forget(id),
+            Action::Answer(ack, result) => ack(result),
+            Action::Ended(id) => self.ended(id),
+            Action::WakeClockwork => self.alarm.ring(),
+        }
+    }
+
+    fn commit(
+        self: &Arc<Self>,
+        id: ExecutionId,
+        transition: Box<Transition>,
+        dictionary: Option<(ProgramId, durable_core::Dictionary)>,
+    ) {
+        let mut writes: Vec<(Write, Answer)> = Vec::with_capacity(2);
+        if let Some((program, dictionary)) = dictionary {
+            let shell = self.clone();
+            let known = program.clone();
+            let answer = move |answer: Result<Written>| {
+                if let (Ok(Written::Dictionary(kept)), Some(program)) =
+                    (answer, shell.programs.get(&known))
+                {
+                    program.set_dictionary(kept);
+                }
+            };
+            writes.push((Write::PutDictionary { program, dictionary }, Box::new(answer)));
+        }
+        let shell = self.clone();
+        let answer = move |answer: Result<Written>| {
+            shell.feed(Input::Committed { id, result: answer.map(drop) });
+        };
+        writes.push((Write::Transition(transition), Box::new(answer)));
+        self.committer.submit_all(writes);
+    }
+
+    fn commit_for(self: &Arc<Self>, write: Write, ack: Option<Ack>, refused: &'static str) {
+        let shell = self.clone();
+        self.committer.submit(
+            write,
+            Box::new(move |answer| {
+                if let Err(error) = &answer {
+                    tracing::debug!(%error, "{refused}");
+                }
+                shell.alarm.look_at_store();
+                if let Some(ack) = ack {
+                    ack(answer.map(drop));
+                }
+            }),
+        );
+    }
+
+    /// Reads what the dispatcher asked for, one after the other, until the engine is dropped.
+    pub(crate) fn run_loader(self: &Arc<Self>, loads: &mpsc::Receiver<Load>) {
+        while let Ok(load) = loads.recv() {
+            if load.id == stop_loading() {
+                return;
+            }
+            if load.after_ms > 0 {
+                std::thread::sleep(std::time::Duration::from_millis(load.after_ms));
+            }
+            let loaded = self.read(&load);
+            self.feed(Input::Loaded { id: load.id, loaded });
+        }
+    }
+
+    fn read(&self, load: &Load) -> Result<Option<Loaded>> {
+        let Some(mut loaded) = self.store.load(load.id)? else { return Ok(None) };
+        if load.full && loaded.snapshot.is_some() {
+            loaded.snapshot = None;
+            loaded.tail = whole_journal(&*self.store, load.id)?;
+        }
+        Ok(Some(loaded))
+    }
+
+    /// Finds the programs of leased executions; those whose program can't be read are given back
+    /// as they are, and the reason is logged.
+    pub(crate) fn with_programs(
+        self: &Arc<Self>,
+        claimed: Vec<Loaded>,
+    ) -> Vec<(Loaded, Arc<CachedProgram>)> {
+        let mut ready = Vec::with_capacity(claimed.len());
+        for loaded in claimed {
+            match self.programs.load(&loaded.program, &*self.store) {
+                Ok(program) => ready.push((loaded, program)),
+                Err(error) => {
+                    let id = loaded.execution.id;
+                    tracing::error!(execution = %id, %error, "the program can't be loaded");
+                    if let Some(lease) = loaded.lease {
+                        let write = Write::Release { execution: id, lease, wake_at_ms: None };
+                        self.commit_for(write, None, "a lease was not given back");
+                    }
+                }
+            }
+        }
+        ready
+    }
+
+    /// Asks whoever holds the execution to do something, or does it if nobody holds it.
+    pub(crate) fn control(
+        self: &Arc<Self>,
+        id: ExecutionId,
+        control: Option<(Control, String)>,
+    ) -> Result<()> {
+        let (ack, acked) = rendezvous_ack();
+        if let Some((control, reason)) = &control
+            && self.dispatcher.lock().holds(id)
+        {
+            let (control, reason) = (*control, reason.clone());
+            self.feed(Input::Control { id, control, reason, ack });
+            return acked();
+        }
+        let now_ms = self.clock.now_ms();
+        let claim = Write::ClaimOne {
+            execution: id,
+            owner: self.owner.clone(),
+            now_ms,
+            expires_at_ms: now_ms + self.config.lease_ms as i64,
+            dead: self.gone_owners()?,
+        };
+        match (self.write(claim), control) {
+            (Ok(Written::Claimed(claimed)), control) => {
+                let Some((loaded, program)) = self.with_programs(claimed).pop() else {
+                    return Err(Error::corrupt(format!("execution {id} can't be loaded")));
+                };
+                let loaded = Box::new(loaded);
+                self.feed(Input::Visit { loaded, program, control, done: ack });
+                acked()
+            }
+            (Ok(_), _) => Err(Error::internal("a claim was answered with something else")),
+            (Err(Error::Conflict(_)), Some((control, _))) => {
+                self.write(Write::Request { execution: id, control }).map(drop)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    /// Owners of leases that are surely gone.
+    pub(crate) fn gone_owners(&self) -> Result<Vec<Owner>> {
+        let mut owners = self.store.other_owners(&self.owner)?;
+        owners.retain(|owner| self.probe.is_gone(owner));
+        Ok(owners)
+    }
+}
+
+/// The id that tells the loader to stop; no execution has it.
+pub(crate) fn stop_loading() -> ExecutionId {
+    ExecutionId::new(0, [0; 10])
+}
+
+fn whole_journal(store: &dyn Store, id: ExecutionId) -> Result<Vec<durable_core::Recorded>> {
+    const PAGE: usize = 10_000;
+    let mut journal = store.journal(id, 0, PAGE)?;
+    loop {
+        let last = journal.last().map_or(0, |recorded| recorded.sequence);
+        let page = store.journal(id, last, PAGE)?;
+        if page.is_empty() {
+            // Folding it checks that it has no gap before anything is built on it.
+            replay::fold(id, &journal)?;
+            return Ok(journal);
+        }
+        journal.extend(page);
+    }
+}
+
+/// An answer to give, and the function that waits for it.
+fn rendezvous() -> (Answer, impl FnOnce() -> Result<Written>) {
+    let (send, receive) = mpsc::sync_channel(1);
+    let answer = Box::new(move |answer| {
+        // The other side waits, or has gone away and does not care.
+        let _ = send.send(answer);
+    });
+    let closed = || Error::unavailable("the engine was closed while it worked on this");
+    (answer, move || receive.recv().map_err(|_| closed())?)
+}
+
+pub(crate) fn rendezvous_ack() -> (Ack, impl FnOnce() -> Result<()>) {
+    let (send, receive) = mpsc::sync_channel(1);
+    let ack = Box::new(move |answer| {
+        let _ = send.send(answer);
+    });
+    let closed = || Error::unavailable("the engine was closed while it worked on this");
+    (ack, move || receive.recv().map_err(|_| closed())?)
+}

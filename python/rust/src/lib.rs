@@ -1,1 +1,53 @@
-//! .
+//! The Python module `durable_monty._internal`: a thin seam over the engine.
+//!
+//! No lock of this crate is held while Python code runs, and the GIL is not held while anything
+//! here waits. What each function takes and gives stands in `_internal.pyi`.
+
+mod engine;
+mod error;
+mod records;
+mod task;
+
+use pyo3::prelude::*;
+
+/// Lets interpreter workers bound their memory; elsewhere it only counts.
+#[global_allocator]
+static ALLOCATOR: durable::LimitedAllocator = durable::LimitedAllocator;
+
+/// Body of an interpreter worker process.
+#[pyfunction]
+fn worker_main(py: Python<'_>) -> i32 {
+    // An exit code other than success is for the parent's log only.
+    py.detach(|| i32::from(durable::worker_main() != std::process::ExitCode::SUCCESS))
+}
+
+/// Raises `InvalidWorkflow` with every problem found.
+#[pyfunction]
+fn validate(py: Python<'_>, source: &str, functions: &str, input_names: Vec<String>) -> PyResult<()> {
+    py.detach(|| engine::check(source, functions, input_names)).map_err(error::to_python)
+}
+
+/// Brings the schema up to date; versions before and after.
+#[pyfunction]
+fn migrate(py: Python<'_>, url: &str) -> PyResult<(u32, u32)> {
+    py.detach(|| durable::migrate(url)).map_err(error::to_python)
+}
+
+#[pymodule]
+fn _internal(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    // Warnings of the engine go to standard error unless RUST_LOG asks for more or less. A host
+    // that has set up its own subscriber keeps it.
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<engine::Engine>()?;
+    module.add_class::<task::Task>()?;
+    module.add_function(wrap_pyfunction!(worker_main, module)?)?;
+    module.add_function(wrap_pyfunction!(validate, module)?)?;
+    module.add_function(wrap_pyfunction!(migrate, module)?)?;
+    Ok(())
+}

@@ -1,0 +1,59 @@
+# durable-monty. `make demo` and `make test` do all the set-up themselves.
+SHELL := /bin/bash
+VENV  := .venv
+PY    := $(VENV)/bin/python
+BIN   := target/release/durable
+RUST  := $(shell find crates python/rust -name '*.rs' -o -name '*.sql' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
+
+.PHONY: help setup demo test test-rust test-python lint fmt bench clean
+
+help: ## Show what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(BIN) $(VENV)/.installed ## Build target/release/durable and install the Python package in .venv
+
+$(BIN): $(RUST)
+	cargo build --release --locked -p durable-cli
+	@touch $@
+
+$(VENV)/.tools: pyproject.toml
+	python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet 'maturin>=1.9,<2' 'sqlalchemy>=2' pytest hypothesis ruff mypy
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.tools $(RUST) $(BIN)
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(VENV)/bin/maturin develop --release --locked --quiet
+	@touch $@
+
+demo: setup ## Run the video example on SQLite: killed in the middle, continued, output shown
+	PATH="$(CURDIR)/target/release:$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) examples/demo.py
+
+test: test-rust test-python ## Run every test
+
+test-rust: $(BIN)
+	cargo nextest run --release --locked --workspace --exclude durable-python || \
+	  { command -v cargo-nextest >/dev/null && exit 1 || cargo test --release --locked --workspace --exclude durable-python; }
+	cargo test --release --locked --workspace --exclude durable-python --doc
+
+test-python: setup
+	PATH="$(CURDIR)/target/release:$$PATH" $(PY) -m pytest -q python/tests
+
+lint: $(VENV)/.tools ## Check format, clippy, ruff and mypy
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	$(VENV)/bin/ruff check python examples scripts
+	$(VENV)/bin/ruff format --check python examples scripts
+	$(VENV)/bin/mypy
+
+fmt: $(VENV)/.tools ## Format everything
+	cargo fmt --all
+	$(VENV)/bin/ruff format python examples scripts
+	$(VENV)/bin/ruff check --fix python examples scripts
+
+bench: setup ## Run the workloads W1 to W5 through Rust and Python, beside the disk's floor
+	cargo run --release --locked -p durable-bench
+	$(PY) benches/bench.py
+
+clean: ## Remove what was built
+	rm -rf target $(VENV)

@@ -1,0 +1,185 @@
+//! Every status meets every event, and what comes of it is written down here.
+
+use durable_core::{
+    Call, Command, Event, Execution, ExecutionId, Failure, FunctionOptions, NewCall, Payload,
+    Position, Request, Status, apply,
+};
+
+/// An execution in a status. Those that are under way have call 1 (attempt 1) and timer 2 open,
+/// except a running one, which has nothing open.
+fn execution(status: Status) -> Execution {
+    let mut execution = Execution::scheduled(ExecutionId::new(0, [1; 10]));
+    let mut push = |event: Event| drop(apply(&mut execution, &event).unwrap());
+    if status == Status::Scheduled {
+        return execution;
+    }
+    push(Event::ExecutionStarted { seed: 1 });
+    match status {
+        Status::Scheduled | Status::Running => {}
+        Status::Waiting => open_two(&mut push),
+        Status::Paused => {
+            open_two(&mut push);
+            push(Event::ExecutionPaused { reason: "lunch".into() });
+        }
+        Status::Completed => push(Event::ExecutionCompleted { output: Payload::null() }),
+        Status::Failed => push(Event::ExecutionFailed { failure: failure() }),
+        Status::Cancelled => push(Event::ExecutionCancelled { reason: String::new() }),
+    }
+    assert_eq!(execution.status, status);
+    execution
+}
+
+fn open_two(push: &mut impl FnMut(Event)) {
+    push(Event::CallRequested(function_call(1, 1)));
+    push(Event::TimerStarted(timer(2, 2)));
+}
+
+fn failure() -> Failure {
+    Failure::new("ValueError", "no")
+}
+
+fn function_call(id: u32, order: u32) -> Call {
+    let request = Request::Function {
+        name: "f".into(),
+        args: Payload::trusted("[]"),
+        kwargs: Payload::trusted("{}"),
+        options: FunctionOptions::default(),
+    };
+    let position = Position { line: 1, column: 1 };
+    Call { new: NewCall { id, request, position }, order, group: 1, attempt: 1, due_ms: None }
+}
+
+fn timer(id: u32, order: u32) -> Call {
+    let request = Request::Timer { delay_ms: 10 };
+    let position = Position { line: 1, column: 1 };
+    Call { new: NewCall { id, request, position }, order, group: 1, attempt: 1, due_ms: Some(10) }
+}
+
+/// One event of each kind, made to fit an execution with call 1 and timer 2 open; `order` is the
+/// number the next call gets.
+fn events(order: u32) -> Vec<(&'static str, Event)> {
+    let result = Payload::null();
+    vec![
+        ("started", Event::ExecutionStarted { seed: 1 }),
+        ("requested", Event::CallRequested(function_call(9, order))),
+        ("timer", Event::TimerStarted(timer(9, order))),
+        ("retrying", Event::CallRetrying { call: 1, attempt: 1, failure: failure(), due_ms: 5 }),
+        ("call completed", Event::CallCompleted { call: 1, attempt: 1, result: result.clone() }),
+        ("call failed", Event::CallFailed { call: 1, attempt: 1, failure: failure() }),
+        ("fired", Event::TimerFired { call: 2 }),
+        ("printed", Event::Printed { text: "x".into() }),
+        ("paused", Event::ExecutionPaused { reason: String::new() }),
+        ("resumed", Event::ExecutionResumed),
+        ("completed", Event::ExecutionCompleted { output: result }),
+        ("failed", Event::ExecutionFailed { failure: failure() }),
+        ("cancelled", Event::ExecutionCancelled { reason: String::new() }),
+    ]
+}
+
+/// The status after; `None` when the event is refused.
+fn expected(status: Status, event: &str) -> Option<Status> {
+    use Status::{Cancelled, Completed, Failed, Paused, Running, Scheduled, Waiting};
+    match (status, event) {
+        (Scheduled, "started") => Some(Running),
+        (Scheduled, "paused") => Some(Paused),
+        (Running, "requested" | "timer") => Some(Waiting),
+        (Running, "printed") => Some(Running),
+        (
+            Waiting,
+            "requested" | "timer" | "retrying" | "call completed" | "call failed" | "fired"
+            | "printed",
+        ) => Some(Waiting),
+        (Running | Waiting, "paused") => Some(Paused),
+        (Paused, "retrying") => Some(Paused),
+        (Paused, "resumed") => Some(Waiting),
+        (Running | Waiting, "completed") => Some(Completed),
+        (Running | Waiting, "failed") => Some(Failed),
+        (Scheduled | Running | Waiting | Paused, "cancelled") => Some(Cancelled),
+        _ => None,
+    }
+}
+
+#[test]
+fn every_status_meets_every_event() {
+    for &status in Status::ALL {
+        let order = execution(status).requested_calls + 1;
+        for (name, event) in events(order) {
+            let mut after = execution(status);
+            let before = after.clone();
+            let applied = apply(&mut after, &event);
+            match expected(status, name) {
+                Some(next) => {
+                    applied.unwrap_or_else(|error| panic!("{status} + {name}: {error}"));
+                    assert_eq!(after.status, next, "{status} + {name}");
+                    assert_eq!(after.next_sequence, before.next_sequence + 1);
+                }
+                None => {
+                    assert!(applied.is_err(), "{status} + {name} is accepted");
+                    assert_eq!(after, before, "{status} + {name} is refused but changed something");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_call_is_closed_once() {
+    let mut execution = execution(Status::Waiting);
+    let completed = Event::CallCompleted { call: 1, attempt: 1, result: Payload::null() };
+    apply(&mut execution, &completed).unwrap();
+    let after_first = execution.clone();
+    for late in [completed, Event::CallFailed { call: 1, attempt: 1, failure: failure() }] {
+        assert!(apply(&mut execution, &late).is_err());
+        assert_eq!(execution, after_first);
+    }
+}
+
+#[test]
+fn an_outdated_retry_is_refused() {
+    let mut execution = execution(Status::Waiting);
+    let retrying = Event::CallRetrying { call: 1, attempt: 1, failure: failure(), due_ms: 5 };
+    assert_eq!(apply(&mut execution, &retrying).unwrap(), [Command::WakeAt { call: 1, due_ms: 5 }]);
+    assert!(apply(&mut execution, &retrying).is_err());
+    assert_eq!(execution.open_calls[&1].attempt, 2);
+}
+
+#[test]
+fn closing_the_last_call_leaves_it_running() {
+    let mut execution = execution(Status::Waiting);
+    apply(&mut execution, &Event::TimerFired { call: 2 }).unwrap();
+    assert_eq!(execution.status, Status::Waiting);
+    let completed = Event::CallCompleted { call: 1, attempt: 1, result: Payload::null() };
+    apply(&mut execution, &completed).unwrap();
+    assert_eq!(execution.status, Status::Running);
+}
+
+#[test]
+fn ending_cancels_what_is_open_and_only_that() {
+    let mut execution = execution(Status::Waiting);
+    let commands =
+        apply(&mut execution, &Event::ExecutionCancelled { reason: String::new() }).unwrap();
+    assert_eq!(commands, [Command::CancelCall { call: 1 }, Command::Finish]);
+    assert!(execution.open_calls.is_empty());
+}
+
+#[test]
+fn resuming_asks_for_everything_that_is_open() {
+    let mut execution = execution(Status::Paused);
+    let commands = apply(&mut execution, &Event::ExecutionResumed).unwrap();
+    assert_eq!(
+        commands,
+        [Command::RunCall { call: 1, attempt: 1 }, Command::WakeAt { call: 2, due_ms: 10 }]
+    );
+}
+
+#[test]
+fn wake_times_say_when_somebody_has_to_look() {
+    assert_eq!(execution(Status::Scheduled).wake_at_ms(), Some(0));
+    let mut waiting = execution(Status::Waiting);
+    assert_eq!(waiting.wake_at_ms(), Some(0), "call 1 has to be run");
+    let completed = Event::CallCompleted { call: 1, attempt: 1, result: Payload::null() };
+    apply(&mut waiting, &completed).unwrap();
+    assert_eq!(waiting.wake_at_ms(), Some(10), "only the timer is left");
+    assert_eq!(execution(Status::Paused).wake_at_ms(), None);
+    assert_eq!(execution(Status::Completed).wake_at_ms(), None);
+}

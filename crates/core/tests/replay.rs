@@ -1,0 +1,191 @@
+//! Random lives: whatever happens to an execution, folding its journal gives its state.
+
+use durable_core::{
+    Draft, End, Event, Execution, ExecutionId, Failure, FunctionOptions, Lease, NewCall, Outcome,
+    Owner, Payload, Position, Reached, Recorded, Request, RetryPolicy, Status, replay,
+};
+use proptest::prelude::*;
+
+/// What happens next in a random life.
+#[derive(Debug, Clone)]
+enum Step {
+    Close { pick: usize, fails: bool, asks_for: u8, ends: bool },
+    Retry { pick: usize },
+    Pause,
+    Resume,
+    Cancel,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (any::<usize>(), any::<bool>(), 0..4_u8, prop::bool::weighted(0.1))
+            .prop_map(|(pick, fails, asks_for, ends)| Step::Close { pick, fails, asks_for, ends }),
+        2 => any::<usize>().prop_map(|pick| Step::Retry { pick }),
+        1 => Just(Step::Pause),
+        1 => Just(Step::Resume),
+        1 => prop::bool::weighted(0.1).prop_map(|_| Step::Cancel),
+    ]
+}
+
+struct Life {
+    state: Execution,
+    journal: Vec<Recorded>,
+    next_call: u32,
+}
+
+impl Life {
+    fn reached(&mut self, count: u8, ends: bool) -> Reached {
+        let calls = (0..count)
+            .map(|index| {
+                self.next_call += 1;
+                let request = if index % 2 == 0 {
+                    Request::Function {
+                        name: "f".into(),
+                        args: Payload::trusted("[]"),
+                        kwargs: Payload::trusted("{}"),
+                        options: FunctionOptions::default(),
+                    }
+                } else {
+                    Request::Timer { delay_ms: u64::from(index) }
+                };
+                let position = Position { line: 1, column: 1 };
+                NewCall { id: self.next_call, request, position }
+            })
+            .collect();
+        let end = if ends {
+            End::Completed(Payload::null())
+        } else {
+            End::Suspended { snapshot: None, new_dictionary: None }
+        };
+        Reached { calls: vec![calls], printed: String::new(), end }
+    }
+
+    /// Builds a transition; one that can't be built changes nothing.
+    fn transition(&mut self, at_ms: i64, build: impl FnOnce(&mut Self, &mut Draft) -> bool) {
+        let mut draft = Draft::new(self.state.clone(), at_ms);
+        if !build(self, &mut draft) {
+            return;
+        }
+        let lease = Lease { owner: Owner::new("test"), epoch: 1 };
+        let (transition, _) = draft.finish(lease, false);
+        self.journal.extend(transition.recorded());
+        self.state = (*transition.after).clone();
+    }
+}
+
+fn pick(state: &Execution, pick: usize) -> Option<u32> {
+    let open: Vec<_> = state.open_calls.keys().collect();
+    (!open.is_empty()).then(|| *open[pick % open.len()])
+}
+
+fn live(steps: Vec<Step>) -> Life {
+    let state = Execution::scheduled(ExecutionId::new(0, [3; 10]));
+    let mut life = Life { state, journal: Vec::new(), next_call: 0 };
+    life.transition(0, |life, draft| {
+        let reached = life.reached(3, false);
+        draft.push(Event::ExecutionStarted { seed: 1 }).is_ok()
+            && draft.take_reached(reached).is_ok()
+    });
+    for (at_ms, step) in (1..).zip(steps) {
+        life.transition(at_ms, |life, draft| match step {
+            Step::Close { pick: at, fails, asks_for, ends } => {
+                let Some(call) = pick(&life.state, at) else { return false };
+                let open = life.state.open_calls[&call].clone();
+                let closed = if open.is_timer() {
+                    draft.push(Event::TimerFired { call })
+                } else if fails {
+                    let failure = Failure::new("OSError", "busy");
+                    draft.close_call(call, open.attempt, Outcome::Failed(failure))
+                } else {
+                    draft.close_call(call, open.attempt, Outcome::Completed(Payload::null()))
+                };
+                let reached = life.reached(asks_for, ends);
+                closed.is_ok() && draft.take_reached(reached).is_ok()
+            }
+            Step::Retry { pick: at } => {
+                let Some(call) = pick(&life.state, at) else { return false };
+                let attempt = life.state.open_calls[&call].attempt;
+                let failure = Failure::new("OSError", "busy");
+                draft.push(Event::CallRetrying { call, attempt, failure, due_ms: 99 }).is_ok()
+            }
+            Step::Pause => draft.push(Event::ExecutionPaused { reason: String::new() }).is_ok(),
+            Step::Resume => draft.push(Event::ExecutionResumed).is_ok(),
+            Step::Cancel => draft.push(Event::ExecutionCancelled { reason: String::new() }).is_ok(),
+        });
+    }
+    life
+}
+
+proptest! {
+    #[test]
+    fn folding_the_journal_gives_the_state(steps in prop::collection::vec(step(), 0..60)) {
+        let life = live(steps);
+        let folded = replay::fold(life.state.id, &life.journal).unwrap();
+        prop_assert_eq!(&folded, &life.state);
+        let waiting = matches!(life.state.status, Status::Waiting);
+        prop_assert_eq!(waiting && life.state.open_calls.is_empty(), false);
+    }
+
+    #[test]
+    fn a_journal_with_a_gap_is_refused(
+        steps in prop::collection::vec(step(), 1..30), gap in any::<prop::sample::Index>(),
+    ) {
+        let life = live(steps);
+        let mut journal = life.journal;
+        let at = gap.index(journal.len());
+        if at + 1 < journal.len() {
+            journal.remove(at);
+            prop_assert!(replay::fold(life.state.id, &journal).is_err());
+        }
+    }
+
+    #[test]
+    fn every_result_is_replayed_once(steps in prop::collection::vec(step(), 0..60)) {
+        let life = live(steps);
+        let replayed: usize =
+            replay::groups(&life.journal).iter().map(|group| group.results.len()).sum();
+        prop_assert_eq!(replayed, life.state.closed_calls as usize);
+    }
+
+    #[test]
+    fn waits_grow_up_to_their_bound(
+        attempt in 1..200_u32, jitter in 0.0..=1.0_f64, random in 0.0..=1.0_f64,
+    ) {
+        let policy = RetryPolicy { max_attempts: u32::MAX, jitter, ..RetryPolicy::default() };
+        policy.validate().unwrap();
+        let failure = Failure::new("OSError", "busy");
+        let wait_ms = policy.next_delay_ms(attempt, &failure, random).unwrap();
+        prop_assert!(wait_ms <= policy.max_interval_ms);
+        let least_ms = policy.next_delay_ms(attempt, &failure, 1.0).unwrap();
+        let most_ms = policy.next_delay_ms(attempt, &failure, 0.0).unwrap();
+        prop_assert!(least_ms <= wait_ms && wait_ms <= most_ms);
+    }
+}
+
+#[test]
+fn a_replay_that_asks_for_something_else_is_shown_with_both_lists() {
+    let mut life = live(Vec::new());
+    let journaled: Vec<_> = replay::requested(&life.journal).collect();
+    let same: Vec<_> = journaled.iter().map(|call| call.new.clone()).collect();
+    replay::verify(&journaled, &same).unwrap();
+    let mut other = same.clone();
+    if let Request::Function { name, .. } = &mut other[0].request {
+        "g".clone_into(name);
+    }
+    let error = replay::verify(&journaled, &other).unwrap_err().to_string();
+    assert!(error.contains("#1 f(") && error.contains("#1 g("), "{error}");
+    assert!(replay::verify(&journaled, &same[..2]).is_err());
+    life.journal.clear();
+    assert!(replay::groups(&life.journal).is_empty());
+}
+
+#[test]
+fn an_error_type_can_be_kept_from_being_retried() {
+    let policy = RetryPolicy {
+        max_attempts: 5,
+        non_retryable: vec!["ValueError".into()],
+        ..RetryPolicy::default()
+    };
+    assert_eq!(policy.next_delay_ms(1, &Failure::new("ValueError", ""), 0.0), None);
+    assert!(policy.next_delay_ms(1, &Failure::new("OSError", ""), 0.0).is_some());
+}

@@ -1,0 +1,330 @@
+//! One execution on a live interpreter: start it or apply results, run until nothing more can
+//! run, and collect what it asked for.
+
+mod clock;
+mod failure;
+mod printed;
+mod request;
+
+use std::time::{Duration, Instant};
+
+use durable_core::Limits;
+use monty::{FunctionCall, MontyRun, OsCall, RunProgress, SessionRef};
+use monty_types::{
+    DateTimeSource, ExcType, ExtFunctionResult, MontyException, MontyObject, NameLookupResult,
+    OsFunctionCall, OsPolicy, ProcessTime, RandomSeed, RandomStart, ResourceLimits,
+    ResourceTracker, SleepMode,
+};
+
+use crate::{
+    program::{LoadedProgram, SCRIPT_NAME},
+    protocol::{WireCall, WireFailure, WireGroup, WireOutcome, WireRequest},
+    value::{self, EncodeError},
+};
+use failure::Injected;
+pub(crate) use failure::{memory_limit, time_limit};
+use printed::Printed;
+
+/// A program that waits for open calls.
+pub(crate) struct Waiting {
+    /// Always `RunProgress::ResolveFutures`.
+    progress: RunProgress,
+    /// Calls and timers asked for so far.
+    asked: u32,
+}
+
+impl Waiting {
+    /// The state as bytes: the number of calls, then monty's dump.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(crate) fn dump(&self) -> Result<Vec<u8>, String> {
+        let dump = monty::dump(SCRIPT_NAME, None, &[], SessionRef::Running(&self.progress))
+            .map_err(|error| format!("the state can't be dumped: {error}"))?;
+        let mut bytes = Vec::with_capacity(dump.len() + 4);
+        bytes.extend_from_slice(&self.asked.to_le_bytes());
+        bytes.extend_from_slice(&dump);
+        Ok(bytes)
+    }
+
+    /// Restores what [`Waiting::dump`] wrote. The bytes must be authentic.
+    ///
+    /// # Errors
+    /// A sentence, when they are from a version that can't be read.
+    pub(crate) fn load(bytes: &[u8]) -> Result<Self, String> {
+        let Some((asked, dump)) = bytes.split_first_chunk() else {
+            return Err("the dump is torn".to_owned());
+        };
+        match monty::Dump::load(dump).map_err(|error| error.to_string())?.state {
+            monty::Session::Running(progress)
+                if matches!(*progress, RunProgress::ResolveFutures(_)) =>
+            {
+                Ok(Self { progress: *progress, asked: u32::from_le_bytes(*asked) })
+            }
+            _ => Err("the dump is not that of a waiting program".to_owned()),
+        }
+    }
+}
+
+/// Where a run came to a halt.
+pub(crate) enum Halt {
+    Waiting(Waiting),
+    Completed(String),
+    Failed(WireFailure),
+}
+
+/// A finished run from one suspension to the next.
+pub(crate) struct Turn {
+    pub(crate) halt: Halt,
+    /// What was asked for, in order.
+    pub(crate) calls: Vec<WireCall>,
+    pub(crate) printed: String,
+}
+
+/// Starts a program. `inputs` is a JSON object.
+pub(crate) fn start(
+    program: &mut LoadedProgram,
+    inputs: &str,
+    seed: u64,
+    now_ms: i64,
+    has_memory_limit: bool,
+) -> Turn {
+    let prepared = prepare(program, inputs, seed);
+    let mut runner = Runner::new(program, now_ms, 0, 0);
+    let halt = match prepared {
+        Err(failure) => Halt::Failed(failure),
+        Ok((run, values)) => {
+            let tracker = tracker(&program.definition.limits, has_memory_limit);
+            let first = run.start(values, tracker, runner.printed.writer());
+            runner.drive(first, None)
+        }
+    };
+    runner.finish(halt)
+}
+
+/// Applies results to a waiting program.
+pub(crate) fn resume(program: &LoadedProgram, waiting: Waiting, group: &WireGroup<'_>) -> Turn {
+    let RunProgress::ResolveFutures(futures) = waiting.progress else {
+        let failure = WireFailure::new("SystemError", "the program does not wait");
+        let halt = Halt::Failed(failure);
+        return Turn { halt, calls: Vec::new(), printed: String::new() };
+    };
+    let mut pending = futures.pending_call_ids().to_vec();
+    pending.sort_unstable();
+    // A call that the program no longer waits for may still be answered: that changes nothing.
+    let awaited = group.results.iter().filter(|(id, _)| pending.binary_search(id).is_ok());
+    let mut injected = None;
+    let results: Vec<_> =
+        awaited.map(|(id, outcome)| (*id, answer(*id, outcome, &mut injected))).collect();
+    let open = pending.len() - results.len().min(pending.len());
+    let mut runner = Runner::new(program, group.now_ms, waiting.asked, open);
+    if results.is_empty() {
+        let progress = RunProgress::ResolveFutures(futures);
+        return runner.finish(Halt::Waiting(Waiting { progress, asked: waiting.asked }));
+    }
+    let next = futures.resume(results, runner.printed.writer());
+    let halt = runner.drive(next, injected);
+    runner.finish(halt)
+}
+
+fn prepare(
+    program: &mut LoadedProgram,
+    inputs: &str,
+    seed: u64,
+) -> Result<(MontyRun, Vec<MontyObject>), WireFailure> {
+    let run = program.compiled().map_err(|error| failure::of_exception(&error))?;
+    let policy = OsPolicy {
+        datetime: DateTimeSource::CallHost,
+        sleep: SleepMode::CallHost,
+        process_time: ProcessTime::Zero,
+        random_start: RandomStart::Seed(RandomSeed::Int(seed.into())),
+        ..OsPolicy::default()
+    };
+    let mut given = value::decode_object(inputs).map_err(|error| {
+        WireFailure::new("ValueError", format!("the inputs can't be read: {error}"))
+    })?;
+    let values = program.definition.inputs.iter().map(|name| {
+        let index = given.iter().position(|(key, _)| key == name);
+        match index {
+            Some(index) => Ok(given.swap_remove(index).1),
+            None => Err(WireFailure::new("TypeError", format!("the input '{name}' is missing"))),
+        }
+    });
+    let values = values.collect::<Result<_, _>>()?;
+    Ok((run.with_os_policy(policy), values))
+}
+
+fn tracker(limits: &Limits, has_memory_limit: bool) -> ResourceTracker {
+    let mut resources = ResourceLimits::default()
+        .max_turn_duration(Duration::from_millis(limits.max_advance_ms))
+        .max_recursion_depth(limits.max_recursion as usize);
+    resources.max_suspensions = usize::MAX;
+    if has_memory_limit {
+        resources =
+            resources.max_memory(usize::try_from(limits.max_memory_bytes).unwrap_or(usize::MAX));
+    }
+    ResourceTracker::new(resources)
+}
+
+fn answer(id: u32, outcome: &WireOutcome<'_>, last: &mut Option<Injected>) -> ExtFunctionResult {
+    let exception = match outcome {
+        WireOutcome::Completed(json) => match value::decode(json) {
+            Ok(value) => return ExtFunctionResult::Return(value),
+            Err(error) => MontyException::new(
+                ExcType::ValueError,
+                Some(format!("the result of the call can't be read: {error}")),
+            ),
+        },
+        WireOutcome::Failed { error_type, message } => {
+            let injected = Injected::new(id, error_type, message);
+            let exception = injected.exception();
+            *last = Some(injected);
+            exception
+        }
+    };
+    ExtFunctionResult::Error(exception)
+}
+
+/// Runs a program from one suspension point of the interpreter to the next.
+struct Runner<'p> {
+    program: &'p LoadedProgram,
+    now_ms: i64,
+    started: Instant,
+    calls: Vec<WireCall>,
+    printed: Printed,
+    asked: u32,
+    open: usize,
+}
+
+type Step = Result<RunProgress, MontyException>;
+
+impl<'p> Runner<'p> {
+    fn new(program: &'p LoadedProgram, now_ms: i64, asked: u32, open: usize) -> Self {
+        Self {
+            program,
+            now_ms,
+            started: Instant::now(),
+            calls: Vec::new(),
+            printed: Printed::new(program.definition.limits.max_output_bytes),
+            asked,
+            open,
+        }
+    }
+
+    fn finish(self, halt: Halt) -> Turn {
+        Turn { halt, calls: self.calls, printed: self.printed.into_text() }
+    }
+
+    /// Answers what the interpreter asks until it ends or waits.
+    fn drive(&mut self, first: Step, injected: Option<Injected>) -> Halt {
+        let mut next = first;
+        loop {
+            if let Some(failure) = self.broken_limit() {
+                return Halt::Failed(failure);
+            }
+            next = match next {
+                Err(exception) => {
+                    let limits = &self.program.definition.limits;
+                    return Halt::Failed(failure::uncaught(&exception, limits, injected.as_ref()));
+                }
+                Ok(RunProgress::Complete(value)) => return self.complete(&value),
+                Ok(RunProgress::FunctionCall(call)) => self.function_call(call),
+                Ok(RunProgress::OsCall(call)) => self.os_call(call),
+                Ok(RunProgress::NameLookup(lookup)) => {
+                    let functions = &self.program.definition.functions;
+                    let is_declared =
+                        lookup.object_id().is_none() && functions.contains_key(&lookup.name);
+                    let function =
+                        is_declared.then(|| MontyObject::function(lookup.name.clone(), None));
+                    lookup.resume(NameLookupResult::from(function), self.printed.writer())
+                }
+                Ok(RunProgress::ResolveFutures(futures)) => {
+                    if futures.pending_call_ids().is_empty() {
+                        return Halt::Failed(WireFailure::new(
+                            "RuntimeError",
+                            "deadlock: the program awaits something that nothing can complete",
+                        ));
+                    }
+                    let progress = RunProgress::ResolveFutures(futures);
+                    return Halt::Waiting(Waiting { progress, asked: self.asked });
+                }
+            }
+        }
+    }
+
+    /// Checks the limits that the interpreter itself doesn't know.
+    fn broken_limit(&self) -> Option<WireFailure> {
+        let limits = &self.program.definition.limits;
+        if self.asked > limits.max_calls {
+            return Some(failure::too_many("in its life", "max_calls", limits.max_calls));
+        }
+        if self.open > limits.max_open_calls as usize {
+            let limit = limits.max_open_calls;
+            return Some(failure::too_many("at once", "max_open_calls", limit));
+        }
+        // Each answer restarts the interpreter's own clock, so a loop that asks for the time
+        // would never meet its limit.
+        if self.started.elapsed() > Duration::from_millis(limits.max_advance_ms) {
+            return Some(failure::time_limit(limits));
+        }
+        None
+    }
+
+    fn complete(&self, value: &MontyObject) -> Halt {
+        let limit = self.program.definition.limits.max_payload_bytes;
+        match value::encode(value, usize::try_from(limit).unwrap_or(usize::MAX)) {
+            Ok(json) => Halt::Completed(json),
+            Err(error) => Halt::Failed(WireFailure::new(
+                request::exception_type(&error).into(),
+                format!("the program's result: {error}"),
+            )),
+        }
+    }
+
+    fn ask(&mut self, id: u32, range: &monty_types::SourceRange, request: WireRequest) {
+        let position = self.program.position(range);
+        self.calls.push(WireCall { id, line: position.line, column: position.column, request });
+        self.asked = self.asked.saturating_add(1);
+        self.open += 1;
+    }
+
+    fn function_call(&mut self, call: FunctionCall) -> Step {
+        let name = &call.function_name;
+        let answer = if call.object_id.is_some() {
+            ExtFunctionResult::Error(MontyException::new(
+                ExcType::AttributeError,
+                Some(format!("no method '{name}': a value from outside carries its data only")),
+            ))
+        } else if !self.program.definition.functions.contains_key(name) {
+            ExtFunctionResult::NotFound(name.clone())
+        } else {
+            match request::function(&call, &self.program.definition.limits) {
+                Ok(request) => {
+                    self.ask(call.call_id, &call.position, request);
+                    ExtFunctionResult::Future(call.call_id)
+                }
+                Err(exception) => ExtFunctionResult::Error(exception),
+            }
+        };
+        call.resume(answer, self.printed.writer())
+    }
+
+    fn os_call(&mut self, call: OsCall) -> Step {
+        let answer = match &call.function_call {
+            OsFunctionCall::AsyncSleep(delay) => {
+                let delay_ms = u64::try_from(delay.as_nanos().div_ceil(1_000_000));
+                let request = WireRequest::Timer { delay_ms: delay_ms.unwrap_or(u64::MAX) };
+                self.ask(call.call_id, &call.position, request);
+                ExtFunctionResult::Future(call.call_id)
+            }
+            other => clock::answer(other, self.now_ms),
+        };
+        call.resume(answer, self.printed.writer())
+    }
+}
+
+impl From<&EncodeError> for MontyException {
+    fn from(error: &EncodeError) -> Self {
+        Self::new(request::exception_type(error), Some(error.to_string()))
+    }
+}

@@ -1,0 +1,170 @@
+//! Snapshots as they are stored: packed by a worker, sealed and checked by the parent.
+//!
+//! All numbers are little-endian.
+//!
+//! | bytes | content |
+//! |---|---|
+//! | 0..4 | `DMSN` |
+//! | 4 | format version, [`FORMAT_VERSION`] |
+//! | 5..13 | id of the dictionary (see the module `dictionary`), zero for none |
+//! | 13..17 | length of the dump once unpacked |
+//! | 17..n-32 | the dump, as one zstd frame compressed against the dictionary |
+//! | n-32..n | BLAKE3, keyed with the [`SnapshotKey`], of the execution's 16 id bytes and bytes 0..n-32 |
+//!
+//! The dump is a `u32`, the number of calls the execution has asked for so far, and monty's own
+//! dump, which carries a version of its own.
+//!
+//! The seal covers the execution's id, so a snapshot can't be given to another execution; and it
+//! covers the dictionary's id, which is a hash, so another dictionary can't be slipped in.
+//! Workers run hostile code and never see the key.
+
+use std::fmt;
+
+use durable_core::{ExecutionId, Snapshot};
+
+/// The version of the layout above.
+const FORMAT_VERSION: u8 = 1;
+
+const MAGIC: &[u8; 4] = b"DMSN";
+const HEADER_BYTES: usize = 17;
+const SEAL_BYTES: usize = 32;
+
+/// The secret that snapshots are authenticated with. Whoever has it can make snapshots that are
+/// trusted, so it comes from the environment or a file, never from the database.
+#[derive(Clone)]
+pub struct SnapshotKey([u8; 32]);
+
+impl SnapshotKey {
+    /// Takes 32 secret bytes.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl From<[u8; 32]> for SnapshotKey {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Debug for SnapshotKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SnapshotKey(..)")
+    }
+}
+
+/// What a sealed snapshot holds.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unsealed<'a> {
+    pub(crate) dictionary: Option<u64>,
+    pub(crate) raw_len: u32,
+    pub(crate) packed: &'a [u8],
+}
+
+/// Puts a packed dump into its stored form.
+pub(crate) fn seal(key: &SnapshotKey, execution: ExecutionId, content: &Unsealed<'_>) -> Snapshot {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + content.packed.len() + SEAL_BYTES);
+    bytes.extend_from_slice(MAGIC);
+    bytes.push(FORMAT_VERSION);
+    bytes.extend_from_slice(&content.dictionary.unwrap_or(0).to_le_bytes());
+    bytes.extend_from_slice(&content.raw_len.to_le_bytes());
+    bytes.extend_from_slice(content.packed);
+    let tag = tag(key, execution, &bytes);
+    bytes.extend_from_slice(tag.as_bytes());
+    Snapshot(bytes.into())
+}
+
+/// How long a snapshot of `packed_len` bytes is once sealed.
+pub(crate) fn sealed_len(packed_len: usize) -> usize {
+    HEADER_BYTES + packed_len + SEAL_BYTES
+}
+
+/// Checks a stored snapshot and takes it apart.
+///
+/// # Errors
+/// A sentence that says why it can't be used.
+pub(crate) fn unseal<'a>(
+    key: &SnapshotKey,
+    execution: ExecutionId,
+    snapshot: &'a Snapshot,
+) -> Result<Unsealed<'a>, String> {
+    let bytes = &*snapshot.0;
+    if bytes.len() < sealed_len(0) || bytes[..4] != *MAGIC {
+        return Err("not a snapshot, or torn".to_owned());
+    }
+    if bytes[4] != FORMAT_VERSION {
+        return Err(format!(
+            "the snapshot has format {}, this version reads {FORMAT_VERSION}",
+            bytes[4]
+        ));
+    }
+    let (sealed, seal) = bytes.split_at(bytes.len() - SEAL_BYTES);
+    let mut given = [0; SEAL_BYTES];
+    given.copy_from_slice(seal);
+    // Compared in constant time.
+    if tag(key, execution, sealed) != blake3::Hash::from_bytes(given) {
+        return Err("the snapshot's seal does not fit: it is torn or forged, of another \
+                    execution, or sealed with another key"
+            .to_owned());
+    }
+    let mut dictionary = [0; 8];
+    dictionary.copy_from_slice(&sealed[5..13]);
+    let mut raw_len = [0; 4];
+    raw_len.copy_from_slice(&sealed[13..HEADER_BYTES]);
+    Ok(Unsealed {
+        dictionary: Some(u64::from_le_bytes(dictionary)).filter(|&id| id != 0),
+        raw_len: u32::from_le_bytes(raw_len),
+        packed: &sealed[HEADER_BYTES..],
+    })
+}
+
+fn tag(key: &SnapshotKey, execution: ExecutionId, sealed: &[u8]) -> blake3::Hash {
+    blake3::Hasher::new_keyed(&key.0)
+        .update(&execution_key(execution).to_be_bytes())
+        .update(sealed)
+        .finalize()
+}
+
+/// The 128 bits of an execution's id.
+pub(crate) fn execution_key(execution: ExecutionId) -> u128 {
+    let digits = execution.to_string().replace('-', "");
+    u128::from_str_radix(&digits, 16).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONTENT: Unsealed<'_> = Unsealed { dictionary: Some(77), raw_len: 5, packed: b"abc" };
+
+    fn execution(seed: u8) -> ExecutionId {
+        ExecutionId::new(1_700_000_000_000, [seed; 10])
+    }
+
+    #[test]
+    fn a_sealed_snapshot_opens_for_its_execution_and_key_only() {
+        let key = SnapshotKey::new([1; 32]);
+        let sealed = seal(&key, execution(1), &CONTENT);
+        assert_eq!(unseal(&key, execution(1), &sealed), Ok(CONTENT));
+        assert!(unseal(&key, execution(2), &sealed).is_err());
+        assert!(unseal(&SnapshotKey::new([2; 32]), execution(1), &sealed).is_err());
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_torn_end_is_noticed() {
+        let key = SnapshotKey::new([1; 32]);
+        let sealed = seal(&key, execution(1), &CONTENT);
+        for at in 0..sealed.0.len() {
+            let mut bytes = sealed.0.to_vec();
+            bytes[at] ^= 1;
+            assert!(unseal(&key, execution(1), &Snapshot(bytes.into())).is_err(), "byte {at}");
+            let torn = Snapshot(sealed.0[..at].into());
+            assert!(unseal(&key, execution(1), &torn).is_err(), "torn at {at}");
+        }
+    }
+
+    #[test]
+    fn the_key_is_not_shown() {
+        assert_eq!(format!("{:?}", SnapshotKey::new([9; 32])), "SnapshotKey(..)");
+    }
+}

@@ -4,7 +4,12 @@
 //! and the store commits it as one durable transaction (group commit). A member of a batch that
 //! loses its comparison changes nothing and fails alone. Reads run beside the writer.
 
+mod check;
+mod control;
+mod memory;
 mod record;
+mod refusal;
+mod sqlite;
 
 use durable_core::{
     CallId, Dictionary, ExecutionId, Lease, Outcome, Owner, Payload, Program, ProgramId, Recorded,
@@ -12,7 +17,9 @@ use durable_core::{
 };
 use std::sync::Arc;
 
+pub use memory::MemoryStore;
 pub use record::{CallRecord, Control, ExecutionRecord, ListFilter, Loaded, StoredProgram};
+pub use sqlite::{SqliteOptions, SqliteStore, Synchronous, schema};
 
 /// One member of a batch.
 #[derive(Debug, Clone)]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use durable_core::{
-    CallId, CallStatus, Dictionary, Execution, ExecutionId, Failure, Lease, Outcome, Payload,
-    Position, Program, ProgramId, Recorded, Snapshot, Status, UnixMs,
+    CallId, CallStatus, Dictionary, Error, Execution, ExecutionId, Failure, Lease, Outcome,
+    Payload, Position, Program, ProgramId, Recorded, Result, Snapshot, Status, UnixMs,
 };
 
 /// An execution as it is shown to people: one row of `executions`.
@@ -86,6 +86,30 @@ pub enum Control {
     Pause,
     /// Let it go on.
     Resume,
+}
+
+impl Control {
+    /// The word that the database stores.
+    pub fn as_stored(self) -> &'static str {
+        match self {
+            Self::Cancel => "CANCEL",
+            Self::Pause => "PAUSE",
+            Self::Resume => "RESUME",
+        }
+    }
+
+    /// Reads the database's word.
+    ///
+    /// # Errors
+    /// `Corrupt` for a word that no version of this engine writes.
+    pub fn from_stored(text: &str) -> Result<Self> {
+        match text {
+            "CANCEL" => Ok(Self::Cancel),
+            "PAUSE" => Ok(Self::Pause),
+            "RESUME" => Ok(Self::Resume),
+            other => Err(Error::corrupt(format!("'{other}' is no stored control"))),
+        }
+    }
 }
 
 /// Everything that is needed to go on with an execution.

@@ -1,0 +1,246 @@
+//! The store in memory: for tests, simulations and trying things out. It forgets everything when
+//! it is dropped, and it is the model that the other stores are compared with.
+
+mod entry;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use durable_core::{
+    Dictionary, ExecutionId, Owner, Program, ProgramId, Recorded, Result, UnixMs, replay,
+};
+use parking_lot::Mutex;
+
+use crate::{
+    CallRecord, ExecutionRecord, ListFilter, Loaded, NewExecution, Store, StoredProgram, Write,
+    Written, check, refusal,
+};
+use entry::Entry;
+
+/// Executions in memory.
+///
+/// ```
+/// use durable_store::{ListFilter, MemoryStore, Store};
+/// assert!(MemoryStore::new().list(&ListFilter::default())?.is_empty());
+/// # Ok::<(), durable_core::Error>(())
+/// ```
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    data: Mutex<Data>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Data {
+    programs: BTreeMap<ProgramId, StoredProgram>,
+    executions: BTreeMap<ExecutionId, Entry>,
+    by_key: BTreeMap<String, ExecutionId>,
+    commits: u64,
+}
+
+/// Who wants leases, and what counts as free.
+struct Terms<'a> {
+    owner: &'a Owner,
+    now_ms: UnixMs,
+    expires_at_ms: UnixMs,
+    dead: &'a [Owner],
+}
+
+impl Data {
+    fn apply(&mut self, write: &Write) -> Result<Written> {
+        match write {
+            Write::PutProgram(program) => self.put_program(program),
+            Write::PutDictionary { program, dictionary } => {
+                return self.put_dictionary(program, dictionary);
+            }
+            Write::Create(new) => return self.create(new),
+            Write::Transition(transition) => {
+                let id = transition.after.id;
+                let entry = self.executions.get_mut(&id).ok_or_else(|| refusal::deleted(id))?;
+                entry.commit(transition)?;
+            }
+            Write::Claim { owner, now_ms, expires_at_ms, dead, limit } => {
+                let (now_ms, expires_at_ms) = (*now_ms, *expires_at_ms);
+                return Ok(self.claim(&Terms { owner, now_ms, expires_at_ms, dead }, *limit));
+            }
+            Write::ClaimOne { execution, owner, now_ms, expires_at_ms, dead } => {
+                let (now_ms, expires_at_ms) = (*now_ms, *expires_at_ms);
+                let terms = Terms { owner, now_ms, expires_at_ms, dead };
+                let entry = self.entry(*execution)?;
+                entry.refuse_if_ended()?;
+                entry.refuse_if_held(&terms)?;
+                return Ok(Written::Claimed(vec![entry.take(&terms)]));
+            }
+            Write::Renew { owner, expires_at_ms } => {
+                for entry in self.executions.values_mut() {
+                    entry.renew(owner, *expires_at_ms);
+                }
+            }
+            Write::Release { execution, lease, wake_at_ms } => {
+                if let Some(entry) = self.executions.get_mut(execution) {
+                    entry.release(lease, *wake_at_ms);
+                }
+            }
+            Write::Report { execution, call, outcome, now_ms } => {
+                self.entry(*execution)?.report(*call, outcome, *now_ms)?;
+            }
+            Write::Request { execution, control } => self.entry(*execution)?.request(*control)?,
+            Write::NoteJob { execution, lease, call, job_id } => {
+                let entry = self.executions.get_mut(execution);
+                entry
+                    .ok_or_else(|| refusal::lease_lost(*execution))?
+                    .note_job(lease, *call, job_id)?;
+            }
+            Write::Delete { execution, owner, now_ms } => {
+                self.delete(*execution, owner, *now_ms)?;
+            }
+        }
+        Ok(Written::Done)
+    }
+
+    fn entry(&mut self, id: ExecutionId) -> Result<&mut Entry> {
+        self.executions.get_mut(&id).ok_or_else(|| refusal::no_execution(id))
+    }
+
+    fn put_program(&mut self, program: &Arc<Program>) {
+        self.programs
+            .entry(program.id().clone())
+            .or_insert_with(|| StoredProgram { program: program.clone(), dictionary: None });
+    }
+
+    fn put_dictionary(&mut self, program: &ProgramId, dictionary: &Dictionary) -> Result<Written> {
+        let stored = self.programs.get_mut(program).ok_or_else(|| refusal::no_program(program))?;
+        let kept = stored.dictionary.get_or_insert_with(|| dictionary.clone());
+        Ok(Written::Dictionary(kept.clone()))
+    }
+
+    fn create(&mut self, new: &NewExecution) -> Result<Written> {
+        if let Some(id) = new.idempotency_key.as_ref().and_then(|key| self.by_key.get(key)) {
+            return Ok(Written::Created { id: *id, existing: true });
+        }
+        if self.executions.contains_key(&new.id) {
+            return Err(refusal::id_taken(new.id));
+        }
+        if !self.programs.contains_key(&new.program) {
+            return Err(refusal::no_program(&new.program));
+        }
+        if let Some(key) = &new.idempotency_key {
+            self.by_key.insert(key.clone(), new.id);
+        }
+        self.executions.insert(new.id, Entry::new(new));
+        Ok(Written::Created { id: new.id, existing: false })
+    }
+
+    fn claim(&mut self, terms: &Terms<'_>, limit: usize) -> Written {
+        let mut candidates: Vec<_> = self
+            .executions
+            .iter()
+            .filter_map(|(id, entry)| Some((entry.due_since_ms(terms)?, *id)))
+            .collect();
+        candidates.sort_unstable();
+        let claimed = candidates
+            .into_iter()
+            .take(limit)
+            .filter_map(|(_, id)| Some(self.executions.get_mut(&id)?.take(terms)));
+        Written::Claimed(claimed.collect())
+    }
+
+    fn delete(&mut self, id: ExecutionId, owner: &Owner, now_ms: UnixMs) -> Result<()> {
+        let terms = Terms { owner, now_ms, expires_at_ms: now_ms, dead: &[] };
+        let entry = self.entry(id)?;
+        entry.refuse_if_held(&terms)?;
+        self.by_key.retain(|_, kept| *kept != id);
+        self.executions.remove(&id);
+        Ok(())
+    }
+}
+
+impl Store for MemoryStore {
+    fn commit(&self, batch: &[Write]) -> Result<Vec<Result<Written>>> {
+        let mut data = self.data.lock();
+        data.commits += u64::from(!batch.is_empty());
+        Ok(batch.iter().map(|write| data.apply(write)).collect())
+    }
+
+    fn execution(&self, id: ExecutionId) -> Result<Option<ExecutionRecord>> {
+        Ok(self.data.lock().executions.get(&id).map(Entry::record))
+    }
+
+    fn calls(&self, id: ExecutionId) -> Result<Vec<CallRecord>> {
+        Ok(self.data.lock().executions.get(&id).map(Entry::calls).unwrap_or_default())
+    }
+
+    fn list(&self, filter: &ListFilter) -> Result<Vec<ExecutionRecord>> {
+        let limit = if filter.limit == 0 { 100 } else { filter.limit };
+        let data = self.data.lock();
+        let wanted = |record: &ExecutionRecord| {
+            filter.before.is_none_or(|before| record.id < before)
+                && (filter.statuses.is_empty() || filter.statuses.contains(&record.status))
+        };
+        let records = data.executions.values().rev().map(Entry::record);
+        Ok(records.filter(wanted).take(limit).collect())
+    }
+
+    fn journal(&self, id: ExecutionId, after_sequence: u64, limit: usize) -> Result<Vec<Recorded>> {
+        let data = self.data.lock();
+        let Some(entry) = data.executions.get(&id) else { return Ok(Vec::new()) };
+        Ok(entry.journal_after(after_sequence).iter().take(limit).cloned().collect())
+    }
+
+    fn program(&self, id: &ProgramId) -> Result<Option<StoredProgram>> {
+        Ok(self.data.lock().programs.get(id).cloned())
+    }
+
+    fn load(&self, id: ExecutionId) -> Result<Option<Loaded>> {
+        Ok(self.data.lock().executions.get(&id).map(Entry::load))
+    }
+
+    fn inboxes(&self, owner: &Owner) -> Result<Vec<ExecutionId>> {
+        let data = self.data.lock();
+        let waiting = data.executions.iter().filter(|(_, entry)| {
+            entry.owner() == Some(owner) && (entry.has_inbox() || entry.has_control())
+        });
+        Ok(waiting.map(|(id, _)| *id).collect())
+    }
+
+    fn next_due_ms(&self, owner: &Owner) -> Result<Option<UnixMs>> {
+        let data = self.data.lock();
+        Ok(data.executions.values().filter_map(|entry| entry.next_due_ms(owner)).min())
+    }
+
+    fn other_owners(&self, owner: &Owner) -> Result<Vec<Owner>> {
+        let data = self.data.lock();
+        let owners: BTreeSet<_> = data.executions.values().filter_map(Entry::owner).collect();
+        Ok(owners.into_iter().filter(|other| *other != owner).cloned().collect())
+    }
+
+    /// Counts every commit: in memory nobody can say whose it was.
+    fn change_token(&self) -> Result<u64> {
+        Ok(self.data.lock().commits)
+    }
+
+    fn check(&self) -> Result<Vec<String>> {
+        let data = self.data.lock();
+        let mut findings = Vec::new();
+        for (id, entry) in &data.executions {
+            let loaded = entry.load();
+            match replay::fold(*id, entry.journal_after(0)) {
+                Ok(folded) if folded == loaded.execution => {}
+                Ok(folded) => findings.push(format!(
+                    "execution {id}: {}",
+                    check::difference(&folded, &loaded.execution)
+                )),
+                Err(error) => findings.push(format!("execution {id}: {error}")),
+            }
+        }
+        Ok(findings)
+    }
+}

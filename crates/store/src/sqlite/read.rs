@@ -1,0 +1,172 @@
+//! Questions that people and engines ask.
+
+use std::sync::Arc;
+
+use durable_core::{
+    Definition, Error, ExecutionId, Failure, Owner, Program, ProgramId, Status, UnixMs,
+};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{error::Outcome, steps};
+use crate::{CallRecord, ExecutionRecord, ListFilter, StoredProgram};
+
+const SELECT_EXECUTION: &str =
+    "SELECT e.id, e.workflow_id, e.program_id, e.status, e.input_payload,
+    e.output_payload, e.error_type, e.error, e.error_traceback, e.error_call, e.version,
+    e.created_at, e.started_at, e.completed_at, l.locked_by, e.idempotency_key
+    FROM executions e LEFT JOIN execution_locks l ON l.execution_id = e.id";
+
+pub(super) fn execution(
+    connection: &Connection,
+    id: ExecutionId,
+) -> Outcome<Option<ExecutionRecord>> {
+    let mut statement =
+        connection.prepare_cached(&format!("{SELECT_EXECUTION} WHERE e.id = ?1"))?;
+    let mut rows = statement.query([id.to_string()])?;
+    rows.next()?.map(read_execution).transpose()
+}
+
+fn read_execution(row: &Row<'_>) -> Outcome<ExecutionRecord> {
+    let text = |column| row.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
+    let status = Status::from_stored(text(3)?)?;
+    let reason = || row.get::<_, Option<String>>(7).map(Option::unwrap_or_default);
+    let failure = match status {
+        Status::Failed => steps::failure(row.get(6)?, row.get(7)?, row.get(8)?, row.get(9)?),
+        Status::Paused => Some(Failure::new("Paused", reason()?)),
+        Status::Cancelled => Some(Failure::new("Cancelled", reason()?)),
+        Status::Scheduled | Status::Running | Status::Waiting | Status::Completed => None,
+    };
+    Ok(ExecutionRecord {
+        id: parse_id(text(0)?)?,
+        workflow_id: row.get(1)?,
+        program: ProgramId::from_stored(text(2)?),
+        status,
+        inputs: steps::payload(row, 4)?.unwrap_or_else(|| durable_core::Payload::trusted("{}")),
+        output: steps::payload(row, 5)?,
+        failure,
+        version: row.get::<_, i64>(10)? as u64,
+        created_at_ms: row.get(11)?,
+        started_at_ms: row.get(12)?,
+        completed_at_ms: row.get(13)?,
+        locked_by: row.get(14)?,
+        idempotency_key: row.get(15)?,
+    })
+}
+
+pub(super) fn calls(connection: &Connection, id: ExecutionId) -> Outcome<Vec<CallRecord>> {
+    Ok(steps::all(connection, id)?.into_iter().map(|call| call.record).collect())
+}
+
+pub(super) fn list(connection: &Connection, filter: &ListFilter) -> Outcome<Vec<ExecutionRecord>> {
+    let limit = if filter.limit == 0 { 100 } else { filter.limit };
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let statuses: Vec<_> = filter.statuses.iter().map(|status| status.as_stored()).collect();
+    let sql = format!(
+        "{SELECT_EXECUTION}
+         WHERE e.id < ?1
+           AND (?2 IS NULL OR e.status IN (SELECT value FROM json_each(?2)))
+         ORDER BY e.id DESC LIMIT ?3"
+    );
+    let mut statement = connection.prepare_cached(&sql)?;
+    // Ids are hexadecimal: all of them sort before '~'.
+    let before = filter.before.map_or_else(|| "~".into(), |id| id.to_string());
+    let statuses = (!statuses.is_empty()).then(|| serde_json::json!(statuses).to_string());
+    let mut rows = statement.query(params![before, statuses, limit])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(read_execution(row)?);
+    }
+    Ok(found)
+}
+
+pub(super) fn program(connection: &Connection, id: &ProgramId) -> Outcome<Option<StoredProgram>> {
+    let row = connection
+        .prepare_cached("SELECT definition, dictionary FROM programs WHERE id = ?1")?
+        .query_row([id.as_str()], |row| {
+            let dictionary = row.get_ref(1)?.as_blob_or_null()?.map(Into::into);
+            Ok((row.get::<_, String>(0)?, dictionary))
+        })
+        .optional()?;
+    let Some((definition, dictionary)) = row else { return Ok(None) };
+    let definition: Definition = serde_json::from_str(&definition).map_err(|error| {
+        Error::corrupt(format!("the definition of program {id} can't be read: {error}"))
+    })?;
+    let program = Program::new(definition);
+    if program.id() != id {
+        return Err(Error::corrupt(format!(
+            "the definition of program {id} was altered: it is the one of {}",
+            program.id()
+        ))
+        .into());
+    }
+    Ok(Some(StoredProgram { program: Arc::new(program), dictionary }))
+}
+
+pub(super) fn inboxes(connection: &Connection, owner: &Owner) -> Outcome<Vec<ExecutionId>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT e.id FROM executions e JOIN execution_locks l ON l.execution_id = e.id
+         WHERE e.inbox > 0 AND l.locked_by = ?1
+         UNION
+         SELECT e.id FROM executions e JOIN execution_locks l ON l.execution_id = e.id
+         WHERE e.control IS NOT NULL AND l.locked_by = ?1",
+    )?;
+    let mut rows = statement.query([owner.as_str()])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push(parse_id(row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?)?);
+    }
+    Ok(found)
+}
+
+pub(super) fn next_due_ms(connection: &Connection, owner: &Owner) -> Outcome<Option<UnixMs>> {
+    // An execution that is paused waits for an operator only.
+    let waits: bool = connection
+        .prepare_cached(
+            "SELECT EXISTS (
+                SELECT 1 FROM executions e
+                WHERE e.inbox > 0 AND e.status IN ('SCHEDULED', 'RUNNING', 'WAITING')
+                  AND NOT EXISTS (SELECT 1 FROM execution_locks l WHERE l.execution_id = e.id)
+             ) OR EXISTS (
+                SELECT 1 FROM executions e
+                WHERE e.control IS NOT NULL
+                  AND e.status IN ('SCHEDULED', 'RUNNING', 'WAITING', 'PAUSED')
+                  AND NOT EXISTS (SELECT 1 FROM execution_locks l WHERE l.execution_id = e.id)
+             )",
+        )?
+        .query_row([], |row| row.get(0))?;
+    if waits {
+        return Ok(Some(UnixMs::MIN));
+    }
+    let due_ms: Option<UnixMs> = connection
+        .prepare_cached(
+            "SELECT e.wake_at FROM executions e
+             WHERE e.wake_at IS NOT NULL AND e.status IN ('SCHEDULED', 'RUNNING', 'WAITING')
+               AND NOT EXISTS (SELECT 1 FROM execution_locks l WHERE l.execution_id = e.id)
+             ORDER BY e.wake_at, e.id LIMIT 1",
+        )?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    let expiry_ms: Option<UnixMs> = connection
+        .prepare_cached(
+            "SELECT min(l.expires_at) FROM execution_locks l JOIN executions e ON e.id = l.execution_id
+             WHERE l.locked_by <> ?1
+               AND (e.status IN ('SCHEDULED', 'RUNNING', 'WAITING')
+                    OR e.status = 'PAUSED' AND e.control IS NOT NULL)",
+        )?
+        .query_row([owner.as_str()], |row| row.get(0))?;
+    Ok([due_ms, expiry_ms].into_iter().flatten().min())
+}
+
+pub(super) fn other_owners(connection: &Connection, owner: &Owner) -> Outcome<Vec<Owner>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT DISTINCT locked_by FROM execution_locks WHERE locked_by <> ?1 ORDER BY locked_by",
+    )?;
+    let owners =
+        statement.query_map([owner.as_str()], |row| Ok(Owner::new(row.get_ref(0)?.as_str()?)))?;
+    Ok(owners.collect::<rusqlite::Result<_>>()?)
+}
+
+/// An execution id as it stands in a row.
+pub(super) fn parse_id(text: &str) -> Outcome<ExecutionId> {
+    text.parse().map_err(|_| Error::corrupt(format!("'{text}' is no execution id")).into())
+}

@@ -25,7 +25,7 @@ pub(crate) fn of(location: &Location) -> Result<SnapshotKey> {
     }
     match location.file() {
         Some(database) => beside(database),
-        None => Ok(SnapshotKey(random()?)),
+        None => Ok(SnapshotKey::new(random()?)),
     }
 }
 
@@ -89,7 +89,7 @@ fn parse(text: &str) -> Option<SnapshotKey> {
     for (byte, digits) in key.iter_mut().zip(text.as_bytes().chunks(2)) {
         *byte = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
     }
-    Some(SnapshotKey(key))
+    Some(SnapshotKey::new(key))
 }
 
 fn unavailable(path: &Path, error: &std::io::Error) -> Error {

@@ -36,7 +36,7 @@ pub use durable_executors::{FunctionError, Functions, PullQueue};
 pub use durable_interpreter::{LimitedAllocator, WorkerCommand};
 pub use durable_store::{CallRecord, ExecutionRecord, ListFilter};
 pub use location::{Location, migrate};
-pub use worker::{run_worker_if_asked, validate, worker_main};
+pub use worker::{run_worker_if_asked, worker_main};
 pub use workflow::Workflow;
 
 /// Where program code runs.

@@ -76,6 +76,9 @@ impl Location {
 pub fn migrate(url: &str) -> Result<(u32, u32)> {
     match Location::parse(url)? {
         Location::Memory => Ok((0, 0)),
-        Location::Sqlite(path) => durable_store::migrate(&path),
+        Location::Sqlite(path) => {
+            let migrated = durable_store::schema::migrate(&path)?;
+            Ok((migrated.from, migrated.to))
+        }
     }
 }

@@ -65,11 +65,3 @@ fn own_command() -> Result<WorkerCommand> {
         .map_err(|error| Error::unavailable(format!("can't find this executable: {error}")))?;
     Ok(WorkerCommand { program, args: vec![OsString::from(ARGUMENT)], env: Vec::new() })
 }
-
-/// Checks a program without opening a store.
-///
-/// # Errors
-/// `Invalid` with every problem found.
-pub fn validate(program: &durable_core::Program) -> Result<()> {
-    durable_interpreter::validate(program.definition())
-}

@@ -9,7 +9,7 @@ use std::{
 
 use durable::{
     Definition, Durability, Durable, Engine as RustEngine, Error, ExecutionId, Failure,
-    FunctionOptions, Isolation, Limits, ListFilter, Outcome, Payload, Program, PullQueue, Start,
+    FunctionOptions, Isolation, Limits, ListFilter, Outcome, Payload, PullQueue, Start,
     Status, WorkerCommand,
 };
 use parking_lot::Mutex;
@@ -420,11 +420,4 @@ fn failed(error_type: &str, message: &str, traceback: Option<String>) -> Outcome
 /// Seconds as Python gives them; nonsense counts as no time at all.
 fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::from_secs(86_400 * 365))
-}
-
-/// Checks a program without a store, for [`crate::validate`].
-pub(crate) fn check(source: &str, functions: &str, inputs: Vec<String>) -> durable::Result<()> {
-    let start = to_start(source, functions, "{}", None)?;
-    let definition = Definition { inputs, ..start.program.definition().clone() };
-    durable::validate(&Program::new(definition))
 }

@@ -21,12 +21,6 @@ fn worker_main(py: Python<'_>) -> i32 {
     py.detach(|| i32::from(durable::worker_main() != std::process::ExitCode::SUCCESS))
 }
 
-/// Raises `InvalidWorkflow` with every problem found.
-#[pyfunction]
-fn validate(py: Python<'_>, source: &str, functions: &str, input_names: Vec<String>) -> PyResult<()> {
-    py.detach(|| engine::check(source, functions, input_names)).map_err(error::to_python)
-}
-
 /// Brings the schema up to date; versions before and after.
 #[pyfunction]
 fn migrate(py: Python<'_>, url: &str) -> PyResult<(u32, u32)> {
@@ -47,7 +41,6 @@ fn _internal(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<engine::Engine>()?;
     module.add_class::<task::Task>()?;
     module.add_function(wrap_pyfunction!(worker_main, module)?)?;
-    module.add_function(wrap_pyfunction!(validate, module)?)?;
     module.add_function(wrap_pyfunction!(migrate, module)?)?;
     Ok(())
 }

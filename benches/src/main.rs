@@ -1,0 +1,23 @@
+//! The workloads W1 to W5 through the Rust API: one JSON line each, beside the disk's floor.
+//!
+//! W1: one workflow, 1,000 steps in a row. W2: 1,000 workflows, each 3 parallel steps and then 1.
+//! W3: one workflow, 1,000 parallel steps. W4: start to result of a one-step workflow.
+//! W5: 10,000 suspended workflows. SQLite with synchronous=FULL, interpreter in worker processes.
+//!
+//! Environment: `ONLY=W1,W4`, `REPEATS=3`, `SCALE=1`, `ISOLATION=process|thread`, `BENCH_DIR`.
+
+mod floor;
+mod measure;
+mod workloads;
+
+use anyhow::Result;
+
+#[global_allocator]
+static ALLOCATOR: durable::LimitedAllocator = durable::LimitedAllocator;
+
+fn main() -> Result<()> {
+    durable::run_worker_if_asked();
+    let settings = measure::Settings::from_environment();
+    floor::run(&settings)?;
+    workloads::run(&settings)
+}

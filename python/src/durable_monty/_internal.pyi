@@ -1,0 +1,135 @@
+"""The Rust engine as Python sees it. Everything here is private to the package.
+
+All methods release the GIL while they wait. Payloads are JSON text in the mapping of
+docs/VALUES.md. Errors are raised as the exceptions of `durable_monty.errors`.
+"""
+
+from typing import TypedDict
+
+class ExecutionDict(TypedDict):
+    execution_id: str
+    workflow_id: str
+    status: str  # lower case
+    inputs: str  # JSON
+    output: str | None  # JSON
+    error_type: str | None
+    error: str | None  # the message; for paused and cancelled the reason
+    error_traceback: str | None
+    error_call: int | None
+    created_at_ms: int
+    started_at_ms: int | None
+    completed_at_ms: int | None
+
+class CallDict(TypedDict):
+    call_id: int
+    step_order: int
+    resume_group_id: str
+    is_timer: bool
+    function_name: str
+    target: str
+    args: str  # JSON
+    kwargs: str  # JSON
+    line: int
+    column: int
+    status: str  # lower case
+    attempt: int
+    due_at_ms: int | None
+    job_id: str | None
+    result: str | None  # JSON
+    error_type: str | None
+    error: str | None
+    error_traceback: str | None
+
+class EventDict(TypedDict):
+    sequence: int
+    event_type: str
+    payload: str  # JSON
+    at_ms: int
+
+class Task:
+    """One attempt of one call, handed to this process to run."""
+
+    execution_id: str
+    call_id: int
+    attempt: int
+    function: str
+    args: str  # JSON array
+    kwargs: str  # JSON object
+    idempotency_key: str
+    timeout_ms: int | None
+
+class Engine:
+    """One open store with its engine."""
+
+    @staticmethod
+    def open(url: str, isolation: str = "process", synchronous: str = "full") -> Engine:
+        """Opens or creates the store behind `sqlite:///path` and migrates its schema."""
+    def start(
+        self,
+        source: str,
+        functions: str,  # JSON object: name -> {} or {"target":…, "retry":{…}, "timeout_ms":…}
+        inputs: str,  # JSON object
+        workflow_id: str | None = None,
+        idempotency_key: str | None = None,
+        limits: str | None = None,  # JSON object: fields of Limits
+    ) -> str: ...
+    def start_many(self, starts: list[tuple[str, str, str]]) -> list[str]:
+        """`(source, functions, inputs)` each; all in as few commits as possible."""
+    def execution(self, execution_id: str) -> ExecutionDict | None: ...
+    def executions(
+        self, statuses: list[str], limit: int = 100, before: str | None = None
+    ) -> list[ExecutionDict]:
+        """Newest first."""
+    def calls(self, execution_id: str) -> list[CallDict]: ...
+    def events(self, execution_id: str, after: int = 0, limit: int = 1000) -> list[EventDict]: ...
+    def source(self, execution_id: str) -> tuple[str, str] | None:
+        """Source text and the functions (JSON) of the program an execution runs."""
+    def complete_call(self, execution_id: str, call_id: int, result: str) -> None:
+        """Reports a result from outside. Returns when it is durable."""
+    def fail_call(
+        self,
+        execution_id: str,
+        call_id: int,
+        error_type: str,
+        message: str,
+        traceback: str | None = None,
+    ) -> None: ...
+    def advance(self, execution_id: str) -> None:
+        """Leases the execution, takes in what has arrived, runs it to its next suspension,
+        and gives it back; runs no calls."""
+    def wait(self, execution_id: str, timeout_s: float | None) -> ExecutionDict | None:
+        """Until it has ended; None when the time is over."""
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Until no execution of the store is scheduled, running or waiting (True), or the time is
+        over (False)."""
+    def cancel(self, execution_id: str, reason: str) -> None: ...
+    def pause(self, execution_id: str, reason: str) -> None: ...
+    def resume(self, execution_id: str) -> None: ...
+    def delete(self, execution_id: str) -> None: ...
+    def attach(self) -> None:
+        """Begins to lease executions and to hand out their calls with `next_task`."""
+    def detach(self, timeout_s: float) -> None:
+        """Stops leasing, waits for running calls up to the timeout, gives back what is held,
+        and lets every `next_task` return None."""
+    def next_task(self, timeout_s: float) -> Task | None:
+        """The next call to run; None when the time is over or the engine was detached."""
+    def finish(self, task: Task, result: str) -> Task | None:
+        """Reports a result, and takes the next task if one is there (never waits for one)."""
+    def fail(
+        self, task: Task, error_type: str, message: str, traceback: str | None = None
+    ) -> Task | None: ...
+    def note_job(self, task: Task, job_id: str) -> None:
+        """Stores the name a remote executor gave to the task."""
+    def is_cancelled(self, task: Task) -> bool:
+        """Whether nobody waits for the task any more."""
+    def pending_tasks(self) -> int:
+        """Tasks waiting in `next_task`'s queue."""
+    def close(self) -> None: ...
+
+def worker_main() -> int:
+    """Body of an interpreter worker process."""
+
+def migrate(url: str) -> tuple[int, int]:
+    """Brings the schema up to date; versions before and after."""
+
+__version__: str

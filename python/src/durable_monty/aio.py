@@ -1,0 +1,130 @@
+"""The service for coroutines."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy.engine import Engine
+
+from .service import ExecutionInfo, OrchestratorService, PendingCalls
+
+__all__ = ["AsyncOrchestratorService"]
+
+T = TypeVar("T")
+
+
+class AsyncOrchestratorService:
+    """`OrchestratorService` with the same methods as coroutines. Nothing blocks the event loop.
+
+    >>> service = AsyncOrchestratorService(init_db("sqlite:///app.db"))
+    >>> execution_id = await service.start_execution("await add(1, 2)", ["add"])
+    >>> output = await service.result(execution_id)
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.sync = OrchestratorService(engine)
+        """The service for threads behind this one."""
+
+    async def start_execution(self, *args: Any, **kwargs: Any) -> str:
+        """See `OrchestratorService.start_execution`."""
+        return await asyncio.to_thread(self.sync.start_execution, *args, **kwargs)
+
+    async def start_executions(self, *args: Any, **kwargs: Any) -> list[str]:
+        """See `OrchestratorService.start_executions`."""
+        return await asyncio.to_thread(self.sync.start_executions, *args, **kwargs)
+
+    async def get_execution(self, execution_id: str) -> ExecutionInfo:
+        """See `OrchestratorService.get_execution`."""
+        return await asyncio.to_thread(self.sync.get_execution, execution_id)
+
+    async def get_result(self, execution_id: str) -> Any:
+        """See `OrchestratorService.get_result`."""
+        return await asyncio.to_thread(self.sync.get_result, execution_id)
+
+    async def wait(self, execution_id: str, timeout: float | None = None) -> ExecutionInfo:
+        """See `OrchestratorService.wait`. Cancelling the coroutine stops the waiting only."""
+        return await _in_own_thread(self.sync.wait, execution_id, timeout)
+
+    async def result(self, execution_id: str, timeout: float | None = None) -> Any:
+        """See `OrchestratorService.result`. Cancelling the coroutine stops the waiting only."""
+        return await _in_own_thread(self.sync.result, execution_id, timeout)
+
+    async def list(self, *statuses: str, **page: Any) -> list[ExecutionInfo]:
+        """See `OrchestratorService.list`."""
+        return await asyncio.to_thread(self.sync.list, *statuses, **page)
+
+    async def poll(self, execution_id: str | None = None) -> Any:
+        """See `OrchestratorService.poll`."""
+        return await asyncio.to_thread(self.sync.poll, execution_id)
+
+    async def get_pending_calls(self, execution_id: str) -> PendingCalls:
+        """See `OrchestratorService.get_pending_calls`."""
+        return await asyncio.to_thread(self.sync.get_pending_calls, execution_id)
+
+    async def complete_call(self, execution_id: str, call_id: int, result: Any) -> None:
+        """See `OrchestratorService.complete_call`."""
+        await asyncio.to_thread(self.sync.complete_call, execution_id, call_id, result)
+
+    async def fail_call(self, execution_id: str, call_id: int, error: BaseException | str) -> None:
+        """See `OrchestratorService.fail_call`."""
+        await asyncio.to_thread(self.sync.fail_call, execution_id, call_id, error)
+
+    async def process_execution(
+        self, execution_id: str, resume_group_id: str | None = None
+    ) -> None:
+        """See `OrchestratorService.process_execution`."""
+        await asyncio.to_thread(self.sync.process_execution, execution_id, resume_group_id)
+
+    async def cancel(self, execution_id: str, reason: str = "cancelled") -> None:
+        """See `OrchestratorService.cancel`."""
+        await asyncio.to_thread(self.sync.cancel, execution_id, reason)
+
+    async def pause(self, execution_id: str, reason: str = "paused") -> None:
+        """See `OrchestratorService.pause`."""
+        await asyncio.to_thread(self.sync.pause, execution_id, reason)
+
+    async def resume(self, execution_id: str) -> None:
+        """See `OrchestratorService.resume`."""
+        await asyncio.to_thread(self.sync.resume, execution_id)
+
+    async def delete(self, execution_id: str) -> None:
+        """See `OrchestratorService.delete`."""
+        await asyncio.to_thread(self.sync.delete, execution_id)
+
+
+async def _in_own_thread(function: Callable[..., T], execution_id: str, timeout: float | None) -> T:
+    """Runs a waiting function on a thread of its own: the loop's pool has too few of them for
+    thousands of waiters. The thread sees within a second that nobody waits any more."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(setter: Callable[[Any], None], value: Any) -> None:
+        if not done.done():
+            setter(value)
+
+    def report(setter: Callable[[Any], None], value: Any) -> None:
+        try:
+            loop.call_soon_threadsafe(settle, setter, value)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits
+
+    def body() -> None:
+        left = timeout
+        while not done.done():
+            turn = 1.0 if left is None else min(1.0, left)
+            try:
+                return report(done.set_result, function(execution_id, turn))
+            except TimeoutError:
+                if left is not None:
+                    left -= turn
+                    if left <= 0:
+                        late = f"execution {execution_id} has not ended after {timeout:g} s"
+                        return report(done.set_exception, TimeoutError(late))
+            except BaseException as error:
+                return report(done.set_exception, error)
+
+    threading.Thread(target=body, name="durable-monty-wait", daemon=True).start()
+    return await done

@@ -1,0 +1,226 @@
+"""Opening databases: one SQLAlchemy engine for reading rows, one Rust engine for running them."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy
+from sqlalchemy import event
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.orm import Session
+
+from .errors import ForkError, InvalidWorkflow
+
+if TYPE_CHECKING:
+    from . import _internal
+
+__all__ = ["get_session", "init_db"]
+
+BUSY_TIMEOUT_S = 30
+
+
+def init_db(url: str = "sqlite:///durable_functions.db") -> Engine:
+    """Creates the database or brings its schema up to date, and returns a SQLAlchemy engine.
+
+    `sqlite:///relative/path.db` and `sqlite:////absolute/path.db` are files.
+    `sqlite:///:memory:` is a private store that every thread of this process shares and that is
+    gone when the returned engine is.
+
+    Raises InvalidWorkflow for any other kind of database, Unavailable when the file can't be
+    opened, Corrupt when it is something else than such a database.
+    """
+    parsed = make_url(url)
+    _require_sqlite(parsed)
+    scratch = None
+    if parsed.database in (None, "", ":memory:"):
+        scratch = _Scratch()
+        parsed = URL.create("sqlite", database=str(scratch.path))
+    store = Store.at(Path(parsed.database or ""), scratch)
+    store.migrate()
+    engine = sqlalchemy.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
+    if scratch is not None:
+        event.listen(engine, "connect", _never_sync)
+    _stores[engine] = store
+    return engine
+
+
+def get_session(engine: Engine) -> Session:
+    """A new SQLAlchemy session on the database."""
+    return Session(engine)
+
+
+def store_of(engine: Engine) -> Store:
+    """The store behind a SQLAlchemy engine, also behind one that `init_db` did not make."""
+    store = _stores.get(engine)
+    if store is None:
+        _require_sqlite(engine.url)
+        if engine.url.database in (None, "", ":memory:"):
+            raise InvalidWorkflow(
+                "an in-memory database must come from init_db('sqlite:///:memory:')"
+            )
+        store = Store.at(Path(engine.url.database or ""), None)
+        store.migrate()
+        _stores[engine] = store
+    store.check_process()
+    return store
+
+
+def only_engine() -> Engine:
+    """The SQLAlchemy engine of the one database this process has open."""
+    pid = os.getpid()
+    engines = [engine for engine, store in _stores.items() if store.pid == pid]
+    if len(engines) != 1:
+        raise InvalidWorkflow(
+            f"this process has {len(engines)} databases open: say which with engine=…"
+        )
+    return engines[0]
+
+
+class Store:
+    """One database file and its Rust engine, which is opened when it is first needed."""
+
+    def __init__(self, path: Path, scratch: _Scratch | None) -> None:
+        self.path = path
+        self.pid = os.getpid()
+        self._scratch = scratch
+        self._lock = threading.RLock()
+        self._engine: _internal.Engine | None = None
+        self._attached = 0
+
+    @staticmethod
+    def at(path: Path, scratch: _Scratch | None) -> Store:
+        """The process's store for a file; the same one for the same file."""
+        path = path.absolute()
+        key = os.path.realpath(path)
+        with _registry_lock:
+            store = _by_path.get(key)
+            if store is None:
+                store = _by_path[key] = Store(path, scratch)
+            return store
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.path}"
+
+    @property
+    def engine(self) -> _internal.Engine:
+        """The Rust engine. Raises ForkError in a forked child."""
+        self.check_process()
+        engine = self._engine
+        if engine is None:
+            from . import _internal
+
+            with self._lock:
+                if self._engine is None:
+                    synchronous = "full" if self._scratch is None else "off"
+                    self._engine = _internal.Engine.open(self.url, "process", synchronous)
+                engine = self._engine
+        return engine
+
+    def migrate(self) -> None:
+        from . import _internal
+
+        with self._lock:
+            _internal.migrate(self.url)
+
+    def check_process(self) -> None:
+        """Raises ForkError when another process opened this store."""
+        if self.pid != os.getpid():
+            raise ForkError(
+                f"{self.url} was opened before fork() and can't be used in the child: its engine "
+                "has threads there that are not here. Call init_db again in the child"
+            )
+
+    def attach(self) -> None:
+        """Lets the engine hand out work as long as one of its workers runs."""
+        with self._lock:
+            if self._attached == 0:
+                self.engine.attach()
+            self._attached += 1
+
+    def detach(self, grace_s: float) -> None:
+        """Counterpart of `attach`; the last one waits for running calls."""
+        with self._lock:
+            self._attached -= 1
+            if self._attached == 0 and self._engine is not None:
+                self._engine.detach(grace_s)
+
+    def close(self) -> None:
+        """Gives back what the engine holds. The store opens again when it is used again."""
+        if self.pid != os.getpid():
+            return
+        with self._lock:
+            engine, self._engine = self._engine, None
+            self._attached = 0
+        if engine is not None:
+            engine.close()
+
+
+class _Scratch:
+    """A directory for a database that nobody else sees, in memory where the system can."""
+
+    def __init__(self) -> None:
+        shared_memory = Path("/dev/shm")
+        parent = shared_memory if os.access(shared_memory, os.W_OK) else None
+        self.directory = Path(tempfile.mkdtemp(prefix="durable-monty-", dir=parent))
+        self.path = self.directory / "memory.db"
+        weakref.finalize(self, _remove_directory, self.directory, os.getpid())
+
+
+def _remove_directory(directory: Path, owner: int) -> None:
+    # A forked child has the same finalizer and must leave its parent's files alone.
+    if os.getpid() == owner:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _never_sync(connection: Any, _record: Any) -> None:
+    connection.execute("PRAGMA synchronous=OFF")
+
+
+def _require_sqlite(url: URL) -> None:
+    backend = url.get_backend_name()
+    if backend != "sqlite":
+        raise InvalidWorkflow(
+            f"this release keeps its data in SQLite: {backend} is not supported yet. "
+            "Use sqlite:///file.db"
+        )
+    if url.query:
+        options = ", ".join(url.query)
+        raise InvalidWorkflow(f"the database URL has options that are not supported: {options}")
+
+
+_registry_lock = threading.RLock()
+_by_path: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
+_stores: weakref.WeakKeyDictionary[Engine, Store] = weakref.WeakKeyDictionary()
+_inherited: list[Any] = []
+"""What a forked child must never tear down: it belongs to threads that only the parent has."""
+
+
+def _forget_parent() -> None:
+    global _registry_lock, _by_path
+    for store in list(_stores.values()):
+        _inherited.append((store, store._engine))
+    for engine in list(_stores):
+        engine.dispose(close=False)
+    _registry_lock = threading.RLock()
+    _by_path = weakref.WeakValueDictionary()
+
+
+@atexit.register
+def _close_all() -> None:
+    # Before the interpreter goes down: threads that wait inside the engine must be back by then.
+    for store in list(_by_path.values()):
+        with contextlib.suppress(Exception):
+            store.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)

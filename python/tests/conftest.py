@@ -1,0 +1,68 @@
+"""What the tests share: a fresh database, a registry that forgets, a worker in the background."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from durable_monty import FUNCTION_REGISTRY, OrchestratorService, Worker, init_db
+
+PATIENCE_S = 30.0
+"""How long a test waits for what must happen; only a failing test ever waits that long."""
+
+
+@pytest.fixture(autouse=True)
+def _forget_functions() -> Iterator[None]:
+    before = dict(FUNCTION_REGISTRY)
+    yield
+    FUNCTION_REGISTRY.clear()
+    FUNCTION_REGISTRY.update(before)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/test.db"
+
+
+@pytest.fixture
+def service(url: str) -> Iterator[OrchestratorService]:
+    service = OrchestratorService(init_db(url))
+    yield service
+    service.store.close()
+    service.engine.dispose()
+
+
+Serve = Callable[..., AbstractContextManager[Worker]]
+
+
+@pytest.fixture
+def serve(service: OrchestratorService) -> Serve:
+    """`with serve(): …` runs a worker beside the block."""
+
+    @contextlib.contextmanager
+    def serving(*arguments: Any, **options: Any) -> Iterator[Worker]:
+        worker = Worker(service, *arguments, **options)
+        failures: list[BaseException] = []
+
+        def body() -> None:
+            try:
+                worker.run()
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=body)
+        thread.start()
+        try:
+            yield worker
+        finally:
+            worker.stop()
+            thread.join(PATIENCE_S)
+        assert not thread.is_alive(), "the worker did not stop"
+        assert not failures, failures
+
+    return serving

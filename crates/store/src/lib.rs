@@ -5,6 +5,7 @@
 //! loses its comparison changes nothing and fails alone. Reads run beside the writer.
 
 mod check;
+pub mod conformance;
 mod control;
 mod memory;
 mod record;

@@ -8,8 +8,6 @@ use std::{
     thread,
 };
 
-use rustix::process::{Signal, set_parent_process_death_signal};
-
 use crate::{memory::Memory, protocol::read_frame, worker::Worker};
 
 /// Deep recursion is the interpreter's business up to its own limit; this is what it needs.
@@ -21,7 +19,8 @@ pub(crate) const STACK_BYTES: usize = 64 << 20;
 /// The process belongs to its parent: it ends when the parent does.
 pub fn worker_main() -> ExitCode {
     // A busy worker doesn't read, so the end of its input alone would not stop it.
-    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    #[cfg(target_os = "linux")]
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     let served = take_protocol_streams().and_then(|(input, output)| {
         let interpreter = thread::Builder::new().name("interpreter".to_owned());
         let running = interpreter.stack_size(STACK_BYTES).spawn(move || serve(input, output))?;

@@ -168,7 +168,10 @@ impl Runner for Pool {
     fn advance(&self, request: Advance, done: AdvanceDone) {
         match self.shared.job(&request, done) {
             Ok(job) => self.scheduler.submit(job),
-            Err((done, answer)) => done(answer),
+            Err(answered) => {
+                let (done, answer) = *answered;
+                done(answer);
+            }
         }
     }
 
@@ -235,12 +238,12 @@ impl Shared {
         self: &Arc<Self>,
         request: &Advance,
         done: AdvanceDone,
-    ) -> std::result::Result<Job, Answered> {
+    ) -> std::result::Result<Job, Box<Answered>> {
         let known = self.programs.lock().get(&request.program);
         let dictionary = known.dictionary(request.dictionary.as_ref());
         let base = match self.base(request, dictionary.as_ref()) {
             Ok(base) => base,
-            Err(why) => return Err((done, Advanced::BadSnapshot(why))),
+            Err(why) => return Err(Box::new((done, Advanced::BadSnapshot(why)))),
         };
         let wire = ToWorker::Advance(WireAdvance {
             execution: execution_key(request.execution),
@@ -252,7 +255,7 @@ impl Shared {
         });
         let frame = match encode(&wire) {
             Ok(frame) => frame,
-            Err(error) => return Err((done, Advanced::Lost(error.to_string()))),
+            Err(error) => return Err(Box::new((done, Advanced::Lost(error.to_string())))),
         };
         let turns = request.groups.len() + usize::from(matches!(request.base, Base::Start { .. }));
         let limits = &known.program.definition().limits;

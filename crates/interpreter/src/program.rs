@@ -79,6 +79,12 @@ impl LineIndex {
         Position { line: line as u32, column: before.chars().count() as u32 + 1 }
     }
 
+    /// Byte offset at which a line, counted from 1, starts.
+    pub(crate) fn start(&self, line: u32) -> usize {
+        let index = (line as usize).saturating_sub(1).min(self.starts.len() - 1);
+        self.starts[index]
+    }
+
     /// The text of a line, counted from 1.
     pub(crate) fn line<'s>(&self, source: &'s str, line: u32) -> &'s str {
         let index = (line as usize).saturating_sub(1);

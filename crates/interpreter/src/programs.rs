@@ -7,8 +7,9 @@ use parking_lot::Mutex;
 
 use crate::{dictionary::Dictionary, protocol::ProgramKey};
 
-/// Most programs that are kept; the least recently used ones are forgotten.
+/// Most programs that are kept, and the most text; the least recently used ones are forgotten.
 const MAX_PROGRAMS: usize = 1_024;
+const MAX_PROGRAM_BYTES: usize = 64 << 20;
 
 /// A program as the parent knows it.
 pub(crate) struct Known {
@@ -64,6 +65,7 @@ pub(crate) struct Programs {
     known: HashMap<ProgramId, (Arc<Known>, u64)>,
     next_key: ProgramKey,
     clock: u64,
+    bytes: usize,
 }
 
 impl Programs {
@@ -73,7 +75,7 @@ impl Programs {
             *used = self.clock;
             return Arc::clone(known);
         }
-        if self.known.len() >= MAX_PROGRAMS {
+        if self.known.len() >= MAX_PROGRAMS || self.bytes > MAX_PROGRAM_BYTES {
             self.forget_oldest_half();
         }
         self.next_key = self.next_key.wrapping_add(1);
@@ -83,6 +85,7 @@ impl Programs {
             json: program.to_json(),
             dictionary: Mutex::new(None),
         });
+        self.bytes += known.json.len();
         self.known.insert(program.id().clone(), (Arc::clone(&known), self.clock));
         known
     }
@@ -92,5 +95,6 @@ impl Programs {
         used.sort_unstable();
         let middle = used[used.len() / 2];
         self.known.retain(|_, (_, used)| *used > middle);
+        self.bytes = self.known.values().map(|(known, _)| known.json.len()).sum();
     }
 }

@@ -32,8 +32,10 @@ const SLOW: Duration = Duration::from_millis(5);
 /// How often the keeper looks while anything is in flight.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Programs a worker holds compiled.
+/// Programs a worker holds compiled, and the text of their definitions: compiled they are many
+/// times larger.
 const MAX_WORKER_PROGRAMS: usize = 64;
+const MAX_WORKER_PROGRAM_BYTES: usize = 4 << 20;
 
 /// A worker that isn't ready by then is given up.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -96,6 +98,13 @@ impl Link {
     }
 }
 
+/// A program that a worker holds.
+struct Held {
+    key: ProgramKey,
+    dictionary: Option<u64>,
+    bytes: usize,
+}
+
 /// A place for a worker, and the worker in it.
 struct Slot {
     link: Option<Link>,
@@ -107,8 +116,8 @@ struct Slot {
     /// When the first of the queue began to run.
     since: Instant,
     is_overdue: bool,
-    /// Programs it holds, with the dictionary of each, least recently used first.
-    programs: VecDeque<(ProgramKey, Option<u64>)>,
+    /// Programs it holds, least recently used first.
+    programs: VecDeque<Held>,
     /// Executions to be told to forget, with the next request.
     forgets: Vec<ExecutionKey>,
     /// Runs a suspect, alone.
@@ -168,7 +177,7 @@ impl Slot {
 
 /// Appends the frames that must go before a request.
 fn prepare(
-    programs: &mut VecDeque<(ProgramKey, Option<u64>)>,
+    programs: &mut VecDeque<Held>,
     forgets: &mut Vec<ExecutionKey>,
     job: &Job,
     bytes: &mut Vec<u8>,
@@ -181,28 +190,25 @@ fn prepare(
         say(&ToWorker::Forget { execution });
     }
     let key = job.program.key;
-    let wanted = job.dictionary.as_ref().map(|dictionary| dictionary.id);
-    let position = programs.iter().position(|(known, _)| *known == key);
-    let mut held = None;
-    match position.and_then(|position| programs.remove(position)) {
-        Some((_, dictionary)) => held = dictionary,
-        None => {
-            if programs.len() >= MAX_WORKER_PROGRAMS
-                && let Some((key, _)) = programs.pop_front()
-            {
-                say(&ToWorker::DropProgram { key });
-            }
-            say(&ToWorker::Program { key, definition: &job.program.json });
-        }
-    }
+    let position = programs.iter().position(|held| held.key == key);
+    let mut held = position.and_then(|position| programs.remove(position)).unwrap_or_else(|| {
+        say(&ToWorker::Program { key, definition: &job.program.json });
+        Held { key, dictionary: None, bytes: job.program.json.len() }
+    });
     if let Some(dictionary) = &job.dictionary
-        && held != wanted
+        && held.dictionary != Some(dictionary.id)
     {
         let bytes = Bytes(&dictionary.stored);
         say(&ToWorker::Dictionary { key, id: dictionary.id, bytes });
-        held = wanted;
+        held.dictionary = Some(dictionary.id);
     }
-    programs.push_back((key, held));
+    let mut total = held.bytes + programs.iter().map(|held| held.bytes).sum::<usize>();
+    while programs.len() >= MAX_WORKER_PROGRAMS || total > MAX_WORKER_PROGRAM_BYTES {
+        let Some(oldest) = programs.pop_front() else { break };
+        total -= oldest.bytes;
+        say(&ToWorker::DropProgram { key: oldest.key });
+    }
+    programs.push_back(held);
 }
 
 struct State {

@@ -117,7 +117,7 @@ impl Worker {
     ) -> std::io::Result<Vec<u8>> {
         let restored = match self.restore(program, advance) {
             Ok(restored) => restored,
-            Err(answer) => return self.answer(answer),
+            Err(answer) => return self.answer(*answer),
         };
         let has_limit = self.memory.is_counted();
         let ran = catch_unwind(AssertUnwindSafe(|| run(program, restored, advance, has_limit)));
@@ -167,11 +167,11 @@ impl Worker {
         &mut self,
         program: &LoadedProgram,
         advance: &WireAdvance<'a>,
-    ) -> Result<Option<Waiting>, WireAnswer<'a>> {
+    ) -> Result<Option<Waiting>, Box<WireAnswer<'a>>> {
         let limits = &program.definition.limits;
         if let WireBase::Live(token) = advance.base {
             let (waiting, bytes) =
-                self.live.take(advance.execution, token).ok_or(WireAnswer::NotLive)?;
+                self.live.take(advance.execution, token).ok_or(Box::new(WireAnswer::NotLive))?;
             self.memory.begin(bytes, limits);
             return Ok(Some(waiting));
         }
@@ -180,7 +180,7 @@ impl Worker {
         let WireBase::Snapshot { dictionary, raw_len, packed } = &advance.base else {
             return Ok(None);
         };
-        let bad = |why: String| WireAnswer::BadSnapshot(why);
+        let bad = |why: String| Box::new(WireAnswer::BadSnapshot(why));
         let known = program.dictionary.as_ref().filter(|known| Some(known.id()) == *dictionary);
         let Some(known) = known else {
             return Err(bad("the snapshot was compressed with another dictionary".to_owned()));
@@ -210,7 +210,9 @@ impl Worker {
         let limits = &program.definition.limits;
         self.memory.widen(limits);
         let system_error = |what: String| WireFailure::new("SystemError", what);
-        let dump = waiting.dump().map_err(system_error)?;
+        let dump = catch_unwind(AssertUnwindSafe(|| waiting.dump()))
+            .unwrap_or_else(|panic| Err(format!("the state can't be dumped: {}", text(panic))))
+            .map_err(system_error)?;
         let known = program
             .dictionary
             .as_ref()

@@ -1,5 +1,5 @@
 //! Programs that start, wait, resume and end, in processes and on threads.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
 
@@ -311,7 +311,7 @@ r
         driver.start("{}");
         let timer = |driver: &Driver| {
             let timers = driver.calls.iter().filter(|c| matches!(c.request, Request::Timer { .. }));
-            timers.last().unwrap().id
+            timers.map(|call| call.id).max().unwrap()
         };
         driver.restore(vec![(0, ok("1"))]);
         let second = timer(&driver);

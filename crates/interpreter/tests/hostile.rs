@@ -1,6 +1,6 @@
 //! Programs that try to take the engine down: each fails alone, with a reason, and the next
 //! program runs.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
 
@@ -50,15 +50,17 @@ fn an_operation_that_ignores_the_interpreters_clock_is_killed() {
 #[test]
 fn memory_is_limited() {
     let pool = pool(processes(), 1);
+    let limits = Limits { max_advance_ms: 20_000, ..limits() };
     for source in [
         "'a' * 10**12",
         "x = []\nwhile True: x.append('abc' * 1000)",
         "x = [0]\nwhile True: x = x + x",
         "b'a' * (1 << 40)",
     ] {
-        let (error_type, message) = contained(&pool, source);
-        assert_eq!(error_type, "MemoryError", "{source}: {message}");
-        assert!(message.contains("max_memory_bytes = 67108864"), "{source}: {message}");
+        let end = failure(once(&pool, source, limits.clone()));
+        assert_eq!(end.error_type, "MemoryError", "{source}: {end}");
+        assert!(end.message.contains("max_memory_bytes = 67108864"), "{source}: {end}");
+        assert_eq!(completed(once(&pool, "1 + 1", limits.clone())), "2");
     }
 }
 
@@ -215,4 +217,34 @@ fn large_requests_and_replies_do_not_block_each_other() {
         let Advanced::Reached(reached) = answer else { panic!("{answer:?}") };
         assert!(matches!(reached.end, End::Suspended { .. }));
     }
+}
+
+#[test]
+fn every_request_is_answered_while_workers_die() {
+    let pool = pool(processes(), 2);
+    let program = program("x = await f()\nx", &["f"], &[], Limits::default());
+    let (sender, receiver) = mpsc::channel();
+    let total = 300;
+    let mut answered = 0;
+    for number in 0..total {
+        let driver = Driver::new(&pool, &program, (number % 250) as u8);
+        let request = driver.request(Driver::start_base("{}"), vec![]);
+        let sender = sender.clone();
+        pool.advance(request, Box::new(move |answer| sender.send(answer).unwrap()));
+        if number % 30 == 0
+            && let Some(&id) = pool.worker_process_ids().first()
+        {
+            // It may have died meanwhile, which is as good.
+            if let Some(id) = rustix::process::Pid::from_raw(id as i32) {
+                let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
+            }
+        }
+    }
+    drop(sender);
+    while let Ok(answer) = receiver.recv_timeout(Duration::from_secs(60)) {
+        assert!(matches!(answer, Advanced::Reached(_) | Advanced::Lost(_)), "{answer:?}");
+        answered += 1;
+    }
+    assert_eq!(answered, total);
+    assert_eq!(completed(once(&pool, "1 + 1", Limits::default())), "2");
 }

@@ -6,7 +6,10 @@ mod failure;
 mod printed;
 mod request;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
 
 use durable_core::Limits;
 use monty::{FunctionCall, MontyRun, OsCall, RunProgress, SessionRef};
@@ -28,7 +31,7 @@ use printed::Printed;
 /// A program that waits for open calls.
 pub(crate) struct Waiting {
     /// Always `RunProgress::ResolveFutures`.
-    progress: RunProgress,
+    progress: Box<RunProgress>,
     /// Calls and timers asked for so far.
     asked: u32,
 }
@@ -59,7 +62,7 @@ impl Waiting {
             monty::Session::Running(progress)
                 if matches!(*progress, RunProgress::ResolveFutures(_)) =>
             {
-                Ok(Self { progress: *progress, asked: u32::from_le_bytes(*asked) })
+                Ok(Self { progress, asked: u32::from_le_bytes(*asked) })
             }
             _ => Err("the dump is not that of a waiting program".to_owned()),
         }
@@ -104,27 +107,39 @@ pub(crate) fn start(
 
 /// Applies results to a waiting program.
 pub(crate) fn resume(program: &LoadedProgram, waiting: Waiting, group: &WireGroup<'_>) -> Turn {
-    let RunProgress::ResolveFutures(futures) = waiting.progress else {
+    let RunProgress::ResolveFutures(futures) = *waiting.progress else {
         let failure = WireFailure::new("SystemError", "the program does not wait");
         let halt = Halt::Failed(failure);
         return Turn { halt, calls: Vec::new(), printed: String::new() };
     };
-    let mut pending = futures.pending_call_ids().to_vec();
-    pending.sort_unstable();
     // A call that the program no longer waits for may still be answered: that changes nothing.
-    let awaited = group.results.iter().filter(|(id, _)| pending.binary_search(id).is_ok());
+    let pending = futures.pending_call_ids();
+    let awaited = awaited(pending, group);
     let mut injected = None;
-    let results: Vec<_> =
-        awaited.map(|(id, outcome)| (*id, answer(*id, outcome, &mut injected))).collect();
-    let open = pending.len() - results.len().min(pending.len());
+    let results: Vec<_> = group
+        .results
+        .iter()
+        .filter(|(id, _)| awaited.contains(id))
+        .map(|(id, outcome)| (*id, answer(*id, outcome, &mut injected)))
+        .collect();
+    let open = pending.len() - awaited.len();
     let mut runner = Runner::new(program, group.now_ms, waiting.asked, open);
     if results.is_empty() {
-        let progress = RunProgress::ResolveFutures(futures);
+        let progress = Box::new(RunProgress::ResolveFutures(futures));
         return runner.finish(Halt::Waiting(Waiting { progress, asked: waiting.asked }));
     }
     let next = futures.resume(results, runner.printed.writer());
     let halt = runner.drive(next, injected);
     runner.finish(halt)
+}
+
+/// Which of the results are awaited. Linear in both, because either may be long.
+fn awaited(pending: &[u32], group: &WireGroup<'_>) -> HashSet<u32> {
+    if let [(id, _)] = group.results[..] {
+        return pending.contains(&id).then_some(id).into_iter().collect();
+    }
+    let given: HashSet<u32> = group.results.iter().map(|(id, _)| *id).collect();
+    pending.iter().copied().filter(|id| given.contains(id)).collect()
 }
 
 fn prepare(
@@ -245,7 +260,7 @@ impl<'p> Runner<'p> {
                             "deadlock: the program awaits something that nothing can complete",
                         ));
                     }
-                    let progress = RunProgress::ResolveFutures(futures);
+                    let progress = Box::new(RunProgress::ResolveFutures(futures));
                     return Halt::Waiting(Waiting { progress, asked: self.asked });
                 }
             }

@@ -1,0 +1,153 @@
+//! Functions that are called but exist nowhere.
+
+use durable_core::Definition;
+use ruff_python_ast::{
+    Expr, ModModule,
+    visitor::{self, Visitor},
+};
+use ruff_text_size::Ranged as _;
+
+use super::{Bindings, Problem, Report, is_builtin};
+
+pub(super) fn check(
+    module: &ModModule,
+    definition: &Definition,
+    bindings: &Bindings<'_>,
+    report: &mut Report<'_>,
+) {
+    if !bindings.is_dynamic {
+        Names { definition, bindings, report }.visit_body(&module.body);
+    }
+}
+
+struct Names<'r, 's, 'b> {
+    definition: &'r Definition,
+    bindings: &'r Bindings<'b>,
+    report: &'r mut Report<'s>,
+}
+
+impl Names<'_, '_, '_> {
+    fn is_known(&self, name: &str) -> bool {
+        self.bindings.is_bound(name)
+            || self.definition.functions.contains_key(name)
+            || self.definition.inputs.iter().any(|input| input == name)
+            || (name.starts_with("__") && name.ends_with("__"))
+            || is_builtin(name)
+    }
+
+    fn called(&mut self, name: &str, range: ruff_text_size::TextRange) {
+        if self.is_known(name) {
+            return;
+        }
+        let functions = self.definition.functions.keys().map(String::as_str);
+        let nearest = nearest(name, functions.chain(self.bindings.names()));
+        let hint = if PYTHON_BUILTINS.contains(&name) {
+            format!("the sandbox has no builtin '{name}'; a declared function can do what it did")
+        } else if let Some(nearest) = nearest {
+            format!("did you mean '{nearest}'? Otherwise add '{name}' to external_functions")
+        } else {
+            format!("add '{name}' to external_functions, or define it in the program")
+        };
+        let message = format!("function '{name}' is called but not declared");
+        self.report.add(Problem { range, message, hint });
+    }
+
+    /// `asyncio.sleep` where nobody wrote `import asyncio`.
+    fn member_of(&mut self, base: &str, range: ruff_text_size::TextRange) {
+        if monty::builtin_module_names().contains(&base) && !self.is_known(base) {
+            self.report.add(Problem {
+                range,
+                message: format!("the module '{base}' is used but not imported"),
+                hint: format!("write `import {base}` at the top"),
+            });
+        }
+    }
+}
+
+impl<'a> Visitor<'a> for Names<'_, '_, '_> {
+    fn visit_expr(&mut self, expr: &'a Expr) {
+        match expr {
+            Expr::Call(call) => {
+                if let Expr::Name(name) = call.func.as_ref() {
+                    self.called(&name.id, name.range());
+                }
+            }
+            Expr::Attribute(attribute) => {
+                if let Expr::Name(base) = attribute.value.as_ref() {
+                    self.member_of(&base.id, base.range());
+                }
+            }
+            _ => {}
+        }
+        visitor::walk_expr(self, expr);
+    }
+
+    // Annotations are never evaluated as calls.
+    fn visit_annotation(&mut self, _annotation: &'a Expr) {}
+}
+
+/// Builtins of CPython that programs are likely to call.
+const PYTHON_BUILTINS: [&str; 22] = [
+    "aiter",
+    "anext",
+    "ascii",
+    "breakpoint",
+    "bytearray",
+    "callable",
+    "classmethod",
+    "compile",
+    "delattr",
+    "dir",
+    "exit",
+    "globals",
+    "help",
+    "input",
+    "issubclass",
+    "memoryview",
+    "property",
+    "quit",
+    "slice",
+    "staticmethod",
+    "super",
+    "vars",
+];
+
+/// The candidate with the fewest edits from `name`, if that is few.
+fn nearest<'n>(name: &str, candidates: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    let limit = (name.chars().count() / 3).max(1);
+    candidates
+        .map(|candidate| (edits(name, candidate), candidate))
+        .filter(|(edits, _)| *edits <= limit)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+/// The number of characters to add, drop or change.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let changed = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edits_are_counted() {
+        assert_eq!(edits("fetch", "fetch"), 0);
+        assert_eq!(edits("fetc", "fetch"), 1);
+        assert_eq!(edits("kitten", "sitting"), 3);
+        assert_eq!(nearest("fetc", ["patch", "fetch"].into_iter()), Some("fetch"));
+        assert_eq!(nearest("x", ["yz"].into_iter()), None);
+    }
+}

@@ -2,6 +2,8 @@
 
 mod functions;
 mod pull;
+mod subprocess;
 
 pub use functions::{FunctionError, Functions};
 pub use pull::PullQueue;
+pub use subprocess::{Serve, Subprocess, SubprocessConfig};

@@ -1,0 +1,183 @@
+//! What the command line understands.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use durable::Status;
+
+use crate::exit;
+
+/// Runs durable workflows, written as plain Python, and looks after them.
+///
+/// A workflow stores where it is at every `await`. After a crash, or after Ctrl-C, it goes on
+/// from there with `durable resume`.
+#[derive(Debug, Parser)]
+#[command(name = "durable", version, after_help = exit::HELP)]
+pub(crate) struct Args {
+    /// The database: sqlite:///relative/file.db or sqlite:////absolute/file.db
+    #[arg(long, global = true, env = "DURABLE_DB", default_value = "sqlite:///durable.db")]
+    pub(crate) db: String,
+
+    /// Log more to standard error; -vv and -vvv still more. RUST_LOG overrides it
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a workflow to its end and print its output as JSON
+    Run(Run),
+    /// Go on with an execution that was interrupted or paused, to its end
+    Resume(Resume),
+    /// List executions, newest first
+    List(List),
+    /// Show an execution: its status, its calls, and why it failed
+    Show(Show),
+    /// Show the journal of an execution
+    Events(Events),
+    /// End an execution: no further call of it is run
+    Cancel(Cancel),
+    /// Remove an execution with everything that is stored about it
+    Delete(Delete),
+    /// Create the database, or bring its schema up to date
+    Migrate,
+    /// Check that everything an execution needs is there and in order
+    Doctor(Doctor),
+}
+
+/// Where the functions come from, and where program code runs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Host {
+    /// The Python module or file whose functions the workflow may call
+    #[arg(long, value_name = "MODULE_OR_FILE.py")]
+    pub(crate) functions: Option<String>,
+
+    /// The Python that runs them [default: python3, or that of the active virtual environment]
+    #[arg(long, env = "DURABLE_PYTHON", value_name = "PYTHON")]
+    pub(crate) python: Option<PathBuf>,
+
+    /// Where the workflow's own code runs
+    #[arg(long, value_enum, default_value_t = IsolationName::Process)]
+    pub(crate) isolation: IsolationName,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IsolationName {
+    /// In worker processes
+    Process,
+    /// In this process: for code you trust
+    Thread,
+}
+
+impl IsolationName {
+    pub(crate) fn isolation(self) -> durable::Isolation {
+        match self {
+            Self::Process => durable::Isolation::Process,
+            Self::Thread => durable::Isolation::Thread,
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Run {
+    /// The workflow: a file of Python source
+    #[arg(value_name = "FILE.py")]
+    pub(crate) file: PathBuf,
+
+    /// An input, a global variable of the workflow; the value is JSON if it can be read as such,
+    /// else a string
+    #[arg(long = "input", value_name = "NAME=VALUE")]
+    pub(crate) inputs: Vec<String>,
+
+    /// A file with a JSON object of inputs; --input overrides it
+    #[arg(long = "inputs", value_name = "FILE.json")]
+    pub(crate) inputs_file: Option<PathBuf>,
+
+    /// A name to find the execution by [default: the file's]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// Two runs with the same key are one execution
+    #[arg(long)]
+    pub(crate) key: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) host: Host,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Resume {
+    /// The execution
+    pub(crate) id: String,
+
+    #[command(flatten)]
+    pub(crate) host: Host,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct List {
+    /// Only executions of this status; can be given more than once
+    #[arg(long, value_name = "STATUS", value_parser = status)]
+    pub(crate) status: Vec<Status>,
+
+    /// Most executions to list
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: u32,
+
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Show {
+    /// The execution
+    pub(crate) id: String,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Events {
+    /// The execution
+    pub(crate) id: String,
+
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cancel {
+    /// The execution
+    pub(crate) id: String,
+
+    /// Why, for those who look at it later
+    #[arg(long, default_value = "cancelled on the command line")]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Delete {
+    /// The execution
+    pub(crate) id: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) host: Host,
+
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn status(text: &str) -> Result<Status, String> {
+    Status::parse(text).map_err(|error| error.to_string())
+}

@@ -1,0 +1,160 @@
+//! `durable run` and `durable resume`
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Context as _, Result};
+use durable::{
+    Config, Definition, Engine, Error, ExecutionId, ExecutionRecord, Limits, Payload, Program,
+    Start, Status,
+};
+use serde_json::Value;
+
+use crate::{
+    args, database, exit::Exit, follow::follow, functions::Functions, inputs, interrupts,
+    show::failure, text,
+};
+
+pub(crate) fn run(url: &str, command: &args::Run) -> Result<Exit> {
+    let inbox = interrupts::watch()?;
+    let shown = command.file.display();
+    let source =
+        std::fs::read_to_string(&command.file).with_context(|| format!("can't read {shown}"))?;
+    let inputs = inputs::gather(command.inputs_file.as_deref(), &command.inputs)?;
+    let functions = Functions::load(&command.host)?;
+    let definition = Definition {
+        functions: functions.mentioned_in(&source),
+        source,
+        inputs: inputs.keys().cloned().collect(),
+        limits: Limits::default(),
+    };
+    let start = Start {
+        program: Arc::new(Program::new(definition)),
+        inputs: Payload::from_value(&Value::Object(inputs)),
+        workflow_id: command.name.clone().unwrap_or_else(|| stem(&command.file)),
+        idempotency_key: command.key.clone(),
+    };
+    let config = match command.key {
+        None => only_what_it_starts(),
+        // The execution may be there already, left by somebody else.
+        Some(_) => Config::default(),
+    };
+    let engine = database::open_to_run(url, command.host.isolation.isolation(), config)?;
+    // Before anything is leased, and so that nothing is stored of what is refused.
+    engine.validate(&start.program)?;
+    if inbox.is_interrupted() {
+        text::say("nothing was started");
+        return Ok(Exit::Interrupted);
+    }
+    engine.attach(functions.executor())?;
+    let id = match engine.start(start) {
+        Ok(id) => id,
+        Err(error) => {
+            engine.detach(std::time::Duration::ZERO);
+            return Err(error.into());
+        }
+    };
+    text::say(&format!("execution {id}"));
+    functions.serve(id);
+    let record = follow(&engine, id, &inbox)?;
+    report(&engine, &record, &how_to_resume(id, url, &command.host))
+}
+
+pub(crate) fn resume(url: &str, command: &args::Resume) -> Result<Exit> {
+    let inbox = interrupts::watch()?;
+    let id = database::id(&command.id)?;
+    let hint = how_to_resume(id, url, &command.host);
+    // Cheap look first: what has ended needs neither Python nor workers.
+    let record = database::open(url)?.execution(id)?;
+    if record.status.is_terminal() {
+        text::say(&format!("execution {id} is {} already", record.status));
+        return report(&database::open(url)?, &record, &hint);
+    }
+    let functions = Functions::load(&command.host)?;
+    let isolation = command.host.isolation.isolation();
+    let engine = database::open_to_run(url, isolation, Config::default())?;
+    let stored = engine.store().program(&record.program)?.ok_or_else(|| {
+        Error::corrupt(format!("the program {} of execution {id} is missing", record.program))
+    })?;
+    functions.check(&stored.program)?;
+    if inbox.is_interrupted() {
+        text::say(&hint);
+        return Ok(Exit::Interrupted);
+    }
+    functions.serve(id);
+    if record.status == Status::Paused {
+        engine.resume(id)?;
+    }
+    engine.attach(functions.executor())?;
+    text::say(&format!("execution {id}"));
+    let record = follow(&engine, id, &inbox)?;
+    report(&engine, &record, &hint)
+}
+
+/// An engine that leases what is started on it and nothing else, and keeps that to its end.
+fn only_what_it_starts() -> Config {
+    Config { max_claim: 0, hold_ms: u64::MAX, ..Config::default() }
+}
+
+/// Prints what came of an execution, and gives the exit code for it.
+fn report(engine: &Engine, record: &ExecutionRecord, hint: &str) -> Result<Exit> {
+    match record.status {
+        Status::Completed => {
+            let output = record.output.as_ref().map_or("null", Payload::as_str);
+            text::print(&format!("{output}\n"))?;
+            Ok(Exit::Done)
+        }
+        Status::Failed | Status::Cancelled | Status::Paused => {
+            let calls = engine.store().calls(record.id)?;
+            text::say(failure(record, &calls).unwrap_or_default().trim_end());
+            if record.status == Status::Paused {
+                text::say(hint);
+            }
+            Ok(Exit::NotCompleted)
+        }
+        Status::Scheduled | Status::Running | Status::Waiting => {
+            text::say(hint);
+            Ok(Exit::Interrupted)
+        }
+    }
+}
+
+fn stem(file: &Path) -> String {
+    file.file_stem().map_or_else(|| "workflow".into(), |stem| stem.to_string_lossy().into_owned())
+}
+
+fn how_to_resume(id: ExecutionId, url: &str, host: &args::Host) -> String {
+    let mut words = vec![
+        "durable".to_owned(),
+        "resume".to_owned(),
+        id.to_string(),
+        "--db".to_owned(),
+        quoted(url),
+    ];
+    if let Some(functions) = &host.functions {
+        words.extend(["--functions".to_owned(), quoted(functions)]);
+    }
+    if let Some(python) = &host.python {
+        words.extend(["--python".to_owned(), quoted(&python.to_string_lossy())]);
+    }
+    format!("execution {id} is kept; continue with:\n  {}", words.join(" "))
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_alphanumeric() || "-_./:=@%+,".contains(letter);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn words_survive_the_shell() {
+        assert_eq!(quoted("sqlite:///a.db"), "sqlite:///a.db");
+        assert_eq!(quoted("my file's.py"), r"'my file'\''s.py'");
+    }
+}

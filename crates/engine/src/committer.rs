@@ -3,11 +3,17 @@
 //! While one batch is being made durable the next one gathers. Each write is answered after the
 //! commit it went into.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use durable_core::{Error, Result};
 use durable_store::{Store, Write, Written};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+/// How long the committer looks out for the next write before it goes to sleep.
+const LINGER: Duration = Duration::from_micros(100);
 
 /// Called with the answer to a write, on the committer's thread.
 pub(crate) type Answer = Box<dyn FnOnce(Result<Written>) + Send>;
@@ -62,12 +68,27 @@ impl Committer {
                     if queue.closed {
                         return;
                     }
-                    self.changed.wait(&mut queue);
+                    if !self.linger(&mut queue) {
+                        self.changed.wait(&mut queue);
+                    }
                 }
                 self.take(&mut queue)
             };
             self.commit(batch);
         }
+    }
+
+    /// Looks out for the next write for a moment without going to sleep: waking a sleeping thread
+    /// takes longer than most steps of a workflow. Whether one came.
+    fn linger(&self, queue: &mut MutexGuard<'_, Queue>) -> bool {
+        let until = Instant::now() + LINGER;
+        while Instant::now() < until {
+            MutexGuard::unlocked(queue, std::thread::yield_now);
+            if !queue.waiting.is_empty() || queue.closed {
+                return true;
+            }
+        }
+        false
     }
 
     /// Takes no further writes; what is queued is still committed.

@@ -192,18 +192,40 @@ impl Engine {
             programs.push(self.checked(&start.program)?);
         }
         let mut writes: Vec<(Write, Answer)> = Vec::with_capacity(starts.len());
+        let mut begun = Vec::new();
         let (sender, answers) = mpsc::channel();
         let now_ms = self.shell.clock.now_ms();
+        let expires_at_ms = now_ms + self.shell.config.lease_ms as i64;
         let mut room = self.shell.dispatcher.lock().room();
         for (index, (start, program)) in starts.into_iter().zip(programs).enumerate() {
-            let lease = (room > 0).then(|| {
+            // Whether a key is new is known only after the commit, so keyed starts are leased by
+            // the usual claim.
+            let takes = room > 0 && start.idempotency_key.is_none();
+            let lease = takes.then(|| (self.shell.owner.clone(), expires_at_ms));
+            let (id, inputs) = (self.new_id(now_ms), start.inputs.clone());
+            let new = NewExecution {
+                id,
+                program: program.id().clone(),
+                workflow_id: start.workflow_id,
+                inputs: start.inputs,
+                idempotency_key: start.idempotency_key,
+                created_at_ms: now_ms,
+                lease,
+            };
+            writes.push((Write::Create(new), self.on_created(index, takes, sender.clone())));
+            if takes {
                 room -= 1;
-                (self.shell.owner.clone(), now_ms + self.shell.config.lease_ms as i64)
-            });
-            writes.push(self.creation(index, start, program, lease, now_ms, sender.clone()));
+                let lease = Lease { owner: self.shell.owner.clone(), epoch: 1 };
+                begun.push(Input::Created { id, program, inputs, lease });
+            }
         }
         drop(sender);
         self.shell.committer.submit_all(writes);
+        // The program may run while its execution is being made durable: its first transition is
+        // queued behind that, and no call leaves before both are committed.
+        for input in begun {
+            self.shell.feed(input);
+        }
         let mut ids: Vec<(usize, ExecutionId)> = Vec::new();
         for (index, answer) in answers {
             ids.push((index, answer?));
@@ -212,50 +234,33 @@ impl Engine {
         Ok(ids.into_iter().map(|(_, id)| id).collect())
     }
 
-    fn creation(
+    fn new_id(&self, now_ms: UnixMs) -> ExecutionId {
+        let (high, low) = (self.shell.random.next_u64(), self.shell.random.next_u64());
+        let mut bytes = [0; 10];
+        bytes[..8].copy_from_slice(&high.to_le_bytes());
+        bytes[8..].copy_from_slice(&low.to_le_bytes()[..2]);
+        ExecutionId::new(now_ms, bytes)
+    }
+
+    fn on_created(
         &self,
         index: usize,
-        start: Start,
-        program: Arc<CachedProgram>,
-        lease: Option<(durable_core::Owner, UnixMs)>,
-        now_ms: UnixMs,
+        taken: bool,
         sender: mpsc::Sender<(usize, Result<ExecutionId>)>,
-    ) -> (Write, Answer) {
-        let random = (self.shell.random.next_u64(), self.shell.random.next_u64());
-        let mut bytes = [0; 10];
-        bytes[..8].copy_from_slice(&random.0.to_le_bytes());
-        bytes[8..].copy_from_slice(&random.1.to_le_bytes()[..2]);
-        let inputs = start.inputs.clone();
-        let write = Write::Create(NewExecution {
-            id: ExecutionId::new(now_ms, bytes),
-            program: program.id().clone(),
-            workflow_id: start.workflow_id,
-            inputs: start.inputs,
-            idempotency_key: start.idempotency_key,
-            created_at_ms: now_ms,
-            lease: lease.clone(),
-        });
+    ) -> Answer {
         let shell = self.shell.clone();
-        let answer: Answer = Box::new(move |answer| {
+        Box::new(move |answer| {
             let created = match answer {
-                Ok(Written::Created { id, existing: false }) => {
-                    match lease {
-                        Some((owner, _)) => {
-                            let lease = Lease { owner, epoch: 1 };
-                            shell.feed(Input::Created { id, program, inputs, lease });
-                        }
-                        None => shell.alarm.look_at_store(),
-                    }
-                    Ok(id)
-                }
-                Ok(Written::Created { id, existing: true }) => Ok(id),
+                Ok(Written::Created { id, .. }) => Ok(id),
                 Ok(_) => Err(Error::internal("a creation was answered with something else")),
                 Err(error) => Err(error),
             };
+            if !taken {
+                shell.alarm.look_at_store();
+            }
             // Whoever started it may have gone away.
             let _ = sender.send((index, created));
-        });
-        (write, answer)
+        })
     }
 
     /// The program, checked and durable.

@@ -7,7 +7,7 @@ use std::{
 
 use durable_core::{CallId, ExecutionId, Outcome, Result};
 use durable_engine::{CallRequest, Executor, Outcomes};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// Hands calls to whoever asks for the next one.
 ///
@@ -28,8 +28,13 @@ struct State {
     idle: usize,
     /// Whether one of them was woken and has not looked yet.
     waking: bool,
+    /// Whether a thread looks out for the next call without sleeping.
+    lingering: bool,
     closed: bool,
 }
+
+/// How long a thread looks out for the next call before it goes to sleep.
+const LINGER: Duration = Duration::from_micros(100);
 
 impl State {
     /// Takes a call; whether another thread is to be woken for the rest.
@@ -39,7 +44,7 @@ impl State {
     }
 
     fn wants_waking(&mut self) -> bool {
-        let wake = !self.calls.is_empty() && self.idle > 0 && !self.waking;
+        let wake = !self.calls.is_empty() && self.idle > 0 && !self.waking && !self.lingering;
         self.waking |= wake;
         wake
     }
@@ -48,8 +53,10 @@ impl State {
 impl PullQueue {
     /// The next call; `None` when the time is over or the queue was closed.
     pub fn next(&self, at_most: Duration) -> Option<CallRequest> {
-        let until = Instant::now() + at_most;
+        let begun = Instant::now();
+        let until = begun + at_most;
         let mut state = self.state.lock();
+        self.linger(&mut state, begun + LINGER.min(at_most));
         state.idle += 1;
         loop {
             if !state.calls.is_empty() || state.closed {
@@ -68,6 +75,19 @@ impl PullQueue {
             self.changed.notify_one();
         }
         call
+    }
+
+    /// Looks out for the next call for a moment without going to sleep: waking a sleeping thread
+    /// takes longer than most quick calls. One thread does so at a time.
+    fn linger(&self, state: &mut MutexGuard<'_, State>, until: Instant) {
+        if state.lingering {
+            return;
+        }
+        state.lingering = true;
+        while state.calls.is_empty() && !state.closed && Instant::now() < until {
+            MutexGuard::unlocked(state, std::thread::yield_now);
+        }
+        state.lingering = false;
     }
 
     /// The next call if there is one now.

@@ -28,7 +28,8 @@ pub(super) struct Active {
     pub(super) running: BTreeMap<CallId, Running>,
     /// Whether the runner holds the state of the last committed version.
     pub(super) live: bool,
-    /// What was loaded from the store and no advance has consumed yet.
+    /// What a runner needs that does not hold the state live: what the store has, as long as it
+    /// is small enough to be kept in memory too.
     pub(super) cold: Option<Cold>,
     /// Set when the execution is to be advanced once, without running calls, and given back.
     pub(super) visit: Option<Ack>,
@@ -75,6 +76,8 @@ pub(super) struct Commit {
     pub(super) release: bool,
     /// Whether the runner holds the state after.
     pub(super) live: bool,
+    /// [`Active::cold`] after.
+    pub(super) cold: Option<Cold>,
 }
 
 /// Something that came in for a call.

@@ -64,7 +64,6 @@ impl Dispatcher {
             active.park = Some(error.to_string());
             return self.retreat(id, work.taken, false, 0, out);
         }
-        active.cold = None;
         let (dictionary, live) = match &mut reached.end {
             End::Suspended { snapshot, new_dictionary } => {
                 let new = new_dictionary.take();

@@ -7,7 +7,7 @@ use durable_core::{
 use durable_store::Control;
 
 use super::active::{Ack, Active, Commit, Work};
-use super::{Action, Arrival, Came, Dispatcher, Phase};
+use super::{Action, Arrival, Came, Cold, Dispatcher, Phase};
 
 impl Dispatcher {
     /// Takes in what has arrived; does nothing while something is under way.
@@ -183,6 +183,7 @@ impl Dispatcher {
             && active.controls.is_empty()
             && may_release(&self.config, self.attached, active, &work.draft.after, at_ms);
         let (transition, commands) = work.draft.finish(active.lease.clone(), release);
+        let cold = Cold::after(active.cold.take(), &transition);
         active.phase = Phase::Committing(Box::new(Commit {
             after: transition.after.clone(),
             commands,
@@ -190,6 +191,7 @@ impl Dispatcher {
             controls,
             release,
             live,
+            cold,
         }));
         let dictionary = dictionary.map(|dictionary| (active.program.id().clone(), dictionary));
         out.push(Action::Commit(id, Box::new(transition), dictionary));

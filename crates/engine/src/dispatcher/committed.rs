@@ -55,6 +55,7 @@ impl Dispatcher {
     ) {
         let Some(active) = self.active.get_mut(&id) else { return };
         active.live = commit.live;
+        active.cold = commit.cold;
         let acks = commit.taken.into_iter().filter_map(|arrival| arrival.ack);
         out.extend(acks.chain(commit.controls).map(|ack| Action::Answer(ack, Ok(()))));
         let ended = commit.after.status.is_terminal();

@@ -22,7 +22,7 @@ use std::{
 
 use durable_core::{
     Advance, Advanced, CallId, Dictionary, Error, ExecutionId, Failure, Lease, Outcome, Payload,
-    ProgramId, Recorded, Result, Transition, UnixMs,
+    ProgramId, Recorded, Result, Snapshot, Transition, UnixMs,
 };
 use durable_store::{Control, Loaded};
 
@@ -290,8 +290,33 @@ fn timed_out(timeout_ms: u64) -> Failure {
     Failure::new("TimeoutError", format!("the attempt took longer than its {timeout_ms} ms"))
 }
 
-/// Everything that was in a journal, and which of its calls a runner has to ask for again.
+/// A state as the store has it: a snapshot, and the journal after it.
 struct Cold {
-    snapshot: Option<durable_core::Snapshot>,
+    snapshot: Option<Snapshot>,
     tail: Vec<Recorded>,
+}
+
+/// Larger snapshots are not kept in memory beside the store.
+const MAX_KEPT_SNAPSHOT_BYTES: usize = 16 << 10;
+/// Longer stretches of journal are not kept in memory beside the store.
+const MAX_KEPT_EVENTS: usize = 64;
+
+impl Cold {
+    /// What the store has once a transition is committed, given what it had before; `None` when
+    /// that is not worth keeping.
+    fn after(before: Option<Self>, transition: &Transition) -> Option<Self> {
+        if transition.after.status.is_terminal() {
+            return None;
+        }
+        if let Some(snapshot) = &transition.snapshot {
+            let small = snapshot.0.len() <= MAX_KEPT_SNAPSHOT_BYTES;
+            return small.then(|| Self { snapshot: Some(snapshot.clone()), tail: Vec::new() });
+        }
+        let mut cold = before?;
+        if cold.tail.len() + transition.events.len() > MAX_KEPT_EVENTS {
+            return None;
+        }
+        cold.tail.extend(transition.recorded());
+        Some(cold)
+    }
 }

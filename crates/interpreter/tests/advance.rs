@@ -367,3 +367,76 @@ fn inputs_are_globals_and_their_absence_is_clear() {
         assert!(missing.message.contains("'b' is missing"));
     });
 }
+
+#[test]
+fn a_dataclass_comes_back_with_its_fields() {
+    let source = "\
+from dataclasses import dataclass
+@dataclass
+class Point:
+    x: int
+    y: float
+p = await f(Point(1, 2.0))
+q = await f(p)
+try:
+    p.missing
+except AttributeError as e:
+    problem = type(e).__name__
+try:
+    p.move(1)
+except AttributeError as e:
+    problem = [problem, type(e).__name__]
+[p.x, p.y, p == q, problem, p]
+";
+    both(|pool| {
+        let program = program(source, &["f"], &[], Limits::default());
+        let mut driver = Driver::new(pool, &program, 1);
+        let point = r#"{"$dataclass":{"name":"Point","fields":{"x":1,"y":2.0}}}"#;
+        driver.start("{}");
+        assert_eq!(driver.names(), [format!("0:f[{point}]{{}}")]);
+        driver.restore(vec![(0, ok(point))]);
+        assert_eq!(driver.names(), [format!("1:f[{point}]{{}}")]);
+        let result = completed(driver.restore(vec![(1, ok(point))]));
+        let expected = format!(r#"[1,2.0,true,["AttributeError","AttributeError"],{point}]"#);
+        assert_eq!(result, expected);
+    });
+}
+
+#[test]
+fn a_result_that_cannot_be_read_is_an_exception_at_the_await() {
+    let source = "\
+r = []
+for i in range(3):
+    try:
+        r.append(await f(i))
+    except (ValueError, TypeError, RuntimeError) as e:
+        r.append(str(e))
+r
+";
+    both(|pool| {
+        let program = program(source, &["f"], &[], Limits::default());
+        let mut driver = Driver::new(pool, &program, 1);
+        driver.start("{}");
+        driver.resume(vec![(0, ok(r#"{"$tuple": 1}"#))]);
+        driver.resume(vec![(1, ok(r#"{"$decimal": "x"}"#))]);
+        let result = completed(driver.resume(vec![(2, ok(r#"{"$set": [[1]]}"#))]));
+        assert!(result.contains("at byte 12: expected an array"), "{result}");
+        assert!(result.contains("$decimal is malformed"), "{result}");
+        assert!(result.contains("$set is malformed"), "{result}");
+    });
+}
+
+#[test]
+fn a_program_is_checked_by_a_worker() {
+    both(|pool| {
+        let good = program("await f(1)", &["f"], &[], Limits::default());
+        assert_eq!(pool.validate(&good), Ok(()));
+        let bad = program("await g(1)", &["f"], &[], Limits::default());
+        let refused = pool.validate(&bad).unwrap_err().to_string();
+        assert!(refused.starts_with("workflow.py:1:7: function 'g' is called"), "{refused}");
+        let limits = Limits { max_source_bytes: 5, ..Limits::default() };
+        let long = program("await f(1)", &["f"], &[], limits);
+        let refused = pool.validate(&long).unwrap_err().to_string();
+        assert!(refused.contains("max_source_bytes is 5"), "{refused}");
+    });
+}

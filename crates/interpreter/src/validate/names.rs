@@ -1,5 +1,7 @@
 //! Functions that are called but exist nowhere.
 
+use std::collections::HashMap;
+
 use durable_core::Definition;
 use ruff_python_ast::{
     Expr, ModModule,
@@ -16,7 +18,8 @@ pub(super) fn check(
     report: &mut Report<'_>,
 ) {
     if !bindings.is_dynamic {
-        Names { definition, bindings, report }.visit_body(&module.body);
+        let builtins = HashMap::new();
+        Names { definition, bindings, report, builtins }.visit_body(&module.body);
     }
 }
 
@@ -24,15 +27,17 @@ struct Names<'r, 's, 'b> {
     definition: &'r Definition,
     bindings: &'r Bindings<'b>,
     report: &'r mut Report<'s>,
+    /// What the interpreter said about names so far.
+    builtins: HashMap<String, bool>,
 }
 
 impl Names<'_, '_, '_> {
-    fn is_known(&self, name: &str) -> bool {
+    fn is_known(&mut self, name: &str) -> bool {
         self.bindings.is_bound(name)
             || self.definition.functions.contains_key(name)
             || self.definition.inputs.iter().any(|input| input == name)
             || (name.starts_with("__") && name.ends_with("__"))
-            || is_builtin(name)
+            || *self.builtins.entry(name.to_owned()).or_insert_with(|| is_builtin(name))
     }
 
     fn called(&mut self, name: &str, range: ruff_text_size::TextRange) {

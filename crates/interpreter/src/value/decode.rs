@@ -129,6 +129,28 @@ impl<'a> Decoder<'a> {
         Ok(items)
     }
 
+    fn hashable_array(&mut self, tag: &str) -> Result<Vec<NodeId>, DecodeError> {
+        let items = self.array()?;
+        match items.iter().all(|item| self.is_hashable(*item)) {
+            true => Ok(items),
+            false => self.malformed(tag),
+        }
+    }
+
+    /// Whether a value can be in a set or be a key. As deep as the text is nested.
+    fn is_hashable(&self, id: NodeId) -> bool {
+        match self.graph.node(id) {
+            MontyNode::List(_)
+            | MontyNode::Set(_)
+            | MontyNode::Dict(_)
+            | MontyNode::ClassInstance { .. } => false,
+            MontyNode::Tuple(items) | MontyNode::NamedTuple { values: items, .. } => {
+                items.iter().all(|item| self.is_hashable(*item))
+            }
+            _ => true,
+        }
+    }
+
     fn rest_of_object(&mut self) -> Result<NodeId, DecodeError> {
         let mut pairs = Vec::new();
         while let Some(key) = self.reader.next_key(pairs.is_empty())? {
@@ -147,8 +169,8 @@ impl<'a> Decoder<'a> {
     fn tagged(&mut self, tag: &str) -> Result<NodeId, DecodeError> {
         let node = match tag {
             "$tuple" => MontyNode::Tuple(self.array()?),
-            "$set" => MontyNode::Set(self.array()?),
-            "$frozenset" => MontyNode::FrozenSet(self.array()?),
+            "$set" => MontyNode::Set(self.hashable_array(tag)?),
+            "$frozenset" => MontyNode::FrozenSet(self.hashable_array(tag)?),
             "$dict" => self.dict()?,
             "$namedtuple" => self.named_tuple()?,
             "$dataclass" => return self.instance(true),
@@ -182,9 +204,10 @@ impl<'a> Decoder<'a> {
     fn tagged_text(&mut self, tag: &str) -> Result<MontyNode, DecodeError> {
         let text = self.text(tag)?;
         let node = match tag {
+            "$int" if text.starts_with('+') => None,
             "$int" => Some(self.integer(&text)?),
             "$float" => float_of(&text).map(MontyNode::Float),
-            "$decimal" => (!text.is_empty()).then_some(MontyNode::Decimal(text)),
+            "$decimal" => is_decimal(&text).then_some(MontyNode::Decimal(text)),
             "$bytes" => base64::decode(&text).map(MontyNode::Bytes),
             "$date" => iso::parse_date(&text).map(MontyNode::Date),
             "$path" => Some(MontyNode::Path(text)),
@@ -200,7 +223,7 @@ impl<'a> Decoder<'a> {
         let mut pairs = Vec::new();
         while self.reader.next_item(pairs.is_empty())? {
             match self.array()?[..] {
-                [key, value] => pairs.push((key, value)),
+                [key, value] if self.is_hashable(key) => pairs.push((key, value)),
                 _ => return self.malformed("$dict"),
             }
         }
@@ -426,6 +449,30 @@ fn float_of(name: &str) -> Option<f64> {
         "-inf" => f64::NEG_INFINITY,
         _ => return None,
     })
+}
+
+/// Whether a text is what `str(d)` of a `Decimal` may be.
+fn is_decimal(text: &str) -> bool {
+    let text = text.strip_prefix('-').unwrap_or(text);
+    let all_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if let Some(payload) = text.strip_prefix("sNaN").or_else(|| text.strip_prefix("NaN")) {
+        return all_digits(payload);
+    }
+    if text == "Infinity" {
+        return true;
+    }
+    let (digits, exponent) = match text.split_once(['E', 'e']) {
+        Some((digits, exponent)) => (digits, exponent),
+        None => (text, "0"),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+    // The interpreter's own bound on exponents has 18 digits.
+    all_digits(whole)
+        && all_digits(fraction)
+        && !(whole.is_empty() && fraction.is_empty())
+        && (1..=17).contains(&exponent.len())
+        && all_digits(exponent)
 }
 
 fn uuid(hasher: &blake3::Hasher) -> MontyUuid {

@@ -28,6 +28,9 @@ const SPELLINGS: &[&str] = &[
     r#"{"$float":"-inf"}"#,
     r#"{"$complex":[1.0,{"$float":"nan"}]}"#,
     r#"{"$decimal":"1.10"}"#,
+    r#"{"$decimal":"-1.2E+30"}"#,
+    r#"{"$decimal":"sNaN12"}"#,
+    r#"{"$decimal":"-Infinity"}"#,
     r#"{"$bytes":"aGk="}"#,
     r#"{"$tuple":[]}"#,
     r#"{"$set":[1,2]}"#,
@@ -126,6 +129,13 @@ fn what_is_malformed_is_an_error() {
         r#"{"$exception":{"type":"E"}}"#,
         r#"{"$py:later":1}"#,
         r#"{"$decimal":""}"#,
+        r#"{"$decimal":"x"}"#,
+        r#"{"$decimal":"."}"#,
+        r#"{"$decimal":"1E"}"#,
+        r#"{"$int":"+5"}"#,
+        r#"{"$set":[[]]}"#,
+        r#"{"$frozenset":[{"$tuple":[{}]}]}"#,
+        r#"{"$dict":[[[],1]]}"#,
         r#"{"$complex":[1,2]}"#,
     ] {
         assert!(decode(text).is_err(), "{text}");
@@ -236,9 +246,9 @@ fn value() -> impl Strategy<Value = MontyObject> {
         prop_oneof![
             vec(inner.clone(), 0..6).prop_map(MontyObject::list),
             vec(inner.clone(), 0..6).prop_map(MontyObject::tuple),
-            vec(inner.clone(), 0..6).prop_map(MontyObject::set),
-            vec(inner.clone(), 0..6).prop_map(MontyObject::frozenset),
-            vec((inner.clone(), inner.clone()), 0..5).prop_map(MontyObject::dict),
+            vec(leaf(), 0..6).prop_map(MontyObject::set),
+            vec(leaf(), 0..6).prop_map(MontyObject::frozenset),
+            vec((leaf(), inner.clone()), 0..5).prop_map(MontyObject::dict),
             vec((".*", inner.clone()), 0..5).prop_map(move |f| MontyObject::dict(pairs(f))),
             (proptest::sample::select(TAGS.to_vec()), inner.clone())
                 .prop_map(|(tag, value)| MontyObject::dict([(MontyObject::string(tag), value)])),

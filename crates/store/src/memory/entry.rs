@@ -53,14 +53,15 @@ impl StoredCall {
             Outcome::Completed(result) => (CallStatus::Completed, Some(result.clone()), None),
             Outcome::Failed(failure) => (CallStatus::Failed, None, Some(failure.clone())),
         };
-        self.end(at_ms);
+        record.completed_at_ms = Some(at_ms);
     }
 
-    fn end(&mut self, at_ms: UnixMs) {
+    /// The state of the execution is done with it.
+    fn apply(&mut self) {
+        self.applied = true;
         if !self.record.is_timer {
             self.record.due_at_ms = None;
         }
-        self.record.completed_at_ms = Some(at_ms);
     }
 }
 
@@ -203,6 +204,14 @@ impl Entry {
         }
     }
 
+    /// Whether nobody would ever look at it again.
+    pub(super) fn is_stranded(&self) -> bool {
+        let asleep = self.lease.is_none() && self.wake_at_ms.is_none();
+        let waits =
+            matches!(self.state.status, Status::Scheduled | Status::Running | Status::Waiting);
+        asleep && waits && !self.has_inbox() && !self.has_control()
+    }
+
     /// Leases it under a new epoch.
     pub(super) fn take(&mut self, terms: &Terms<'_>) -> Loaded {
         self.last_epoch += 1;
@@ -278,9 +287,9 @@ impl Entry {
             if let Some(call) = self.calls.get_mut(call) {
                 if !call.record.status.is_closed() {
                     call.record.status = CallStatus::Cancelled;
-                    call.end(transition.at_ms);
+                    call.record.completed_at_ms = Some(transition.at_ms);
                 }
-                call.applied = true;
+                call.apply();
             }
         }
         let after = &transition.after;
@@ -392,7 +401,7 @@ impl Entry {
                         stored.record.attempt = attempt;
                     }
                 }
-                stored.applied = true;
+                stored.apply();
             }
             Event::Printed { .. } => {}
             Event::ExecutionPaused { reason } => {

@@ -240,6 +240,11 @@ impl Store for MemoryStore {
                 )),
                 Err(error) => findings.push(format!("execution {id}: {error}")),
             }
+            if entry.is_stranded() {
+                findings.push(format!(
+                    "execution {id} is stranded, nobody holds it and nothing will wake it"
+                ));
+            }
         }
         Ok(findings)
     }

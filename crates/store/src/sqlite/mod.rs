@@ -240,3 +240,64 @@ impl SqliteStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use durable_core::{Definition, Program};
+
+    use super::*;
+
+    fn program(source: &str) -> Write {
+        Write::PutProgram(Arc::new(Program::new(Definition {
+            source: source.into(),
+            functions: Default::default(),
+            inputs: Vec::new(),
+            limits: Default::default(),
+        })))
+    }
+
+    #[test]
+    fn a_full_disk_fails_the_batch_and_leaves_the_rest_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("full.db");
+        let store = SqliteStore::open(&path, SqliteOptions::default()).unwrap();
+        store.commit(&[program("first")]).unwrap();
+        // The file must not grow any more: what SQLite says then is what it says of a full disk.
+        let limit_pages = |pages: i64| {
+            let writer = store.writer.lock();
+            writer.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).unwrap();
+        };
+        limit_pages(1);
+        let answer = store.commit(&[program("second"), program(&"x".repeat(1 << 20))]);
+        assert!(
+            matches!(&answer, Err(Error::Unavailable(message)) if message.contains("full")),
+            "{answer:?}"
+        );
+        let Write::PutProgram(second) = program("second") else { unreachable!() };
+        assert!(store.program(second.id()).unwrap().is_none());
+        assert!(store.check().unwrap().is_empty());
+        limit_pages(1 << 30);
+        store.commit(&[program("second")]).unwrap().remove(0).unwrap();
+        assert!(store.program(second.id()).unwrap().is_some());
+    }
+
+    #[test]
+    fn synchronous_is_full_unless_asked_otherwise() {
+        let directory = tempfile::tempdir().unwrap();
+        for (options, expected) in [
+            (SqliteOptions::default(), 2),
+            (SqliteOptions { synchronous: Synchronous::Normal, ..Default::default() }, 1),
+            (SqliteOptions { synchronous: Synchronous::Off, ..Default::default() }, 0),
+        ] {
+            let store = SqliteStore::open(&directory.path().join("s.db"), options).unwrap();
+            let pragma = |name: &str| {
+                let writer = store.writer.lock();
+                writer.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).unwrap()
+            };
+            assert_eq!(pragma("synchronous"), expected);
+            assert_eq!(pragma("foreign_keys"), 0);
+        }
+    }
+}

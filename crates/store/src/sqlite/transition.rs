@@ -436,7 +436,7 @@ UPDATE execution_steps SET status = 'SUCCESS', applied = 1, completed_at = ?3
 WHERE execution_id = ?1 AND call_id = ?2 AND status IN ('PENDING', 'SUBMITTED')";
 
 const TAKE_IN: &str = "
-UPDATE execution_steps SET applied = 1
+UPDATE execution_steps SET applied = 1, due_at = CASE WHEN kind = 'timer' THEN due_at END
 WHERE execution_id = ?1 AND call_id = ?2 AND applied = 0 AND status IN ('SUCCESS', 'FAILED')
   AND (?3 IS NULL OR status = ?3)";
 

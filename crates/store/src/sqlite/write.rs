@@ -147,7 +147,8 @@ fn release(
 }
 
 /// Closes the row of a call; a trigger of the schema puts it into the inbox, as it does for
-/// everybody else who closes one.
+/// everybody else who closes one. Attempt and due time stay: they belong to the state of the
+/// execution, in which the call is open until the program is given the outcome.
 fn report(
     connection: &Connection,
     id: ExecutionId,
@@ -162,7 +163,7 @@ fn report(
     let changed = connection
         .prepare_cached(
             "UPDATE execution_steps SET status = ?3, result = ?4, error_type = ?5, error = ?6,
-                 error_traceback = ?7, completed_at = ?8, due_at = NULL
+                 error_traceback = ?7, completed_at = ?8
              WHERE execution_id = ?1 AND call_id = ?2 AND kind <> 'timer'
                AND status IN ('PENDING', 'SUBMITTED')
                AND EXISTS (SELECT 1 FROM executions WHERE id = ?1

@@ -9,8 +9,8 @@ use std::{
 
 use durable::{
     Definition, Durability, Durable, Engine as RustEngine, Error, ExecutionId, Failure,
-    FunctionOptions, Isolation, Limits, ListFilter, Outcome, Payload, PullQueue, Start,
-    Status, WorkerCommand,
+    FunctionOptions, Isolation, Limits, ListFilter, Outcome, Payload, PullQueue, Start, Status,
+    WorkerCommand,
 };
 use parking_lot::Mutex;
 use pyo3::{
@@ -143,7 +143,26 @@ impl Engine {
         })
     }
 
-    fn execution<'py>(&self, py: Python<'py>, execution_id: &str) -> PyResult<Option<Bound<'py, PyDict>>> {
+    fn validate(
+        &self,
+        py: Python<'_>,
+        source: &str,
+        functions: &str,
+        input_names: Vec<String>,
+    ) -> PyResult<()> {
+        self.with(py, |engine| {
+            let start = to_start(source, functions, "{}", None)?;
+            let definition =
+                Definition { inputs: input_names, ..start.program.definition().clone() };
+            engine.validate(&durable::Program::new(definition))
+        })
+    }
+
+    fn execution<'py>(
+        &self,
+        py: Python<'py>,
+        execution_id: &str,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
         let Ok(id) = execution_id.parse::<ExecutionId>() else { return Ok(None) };
         let record = self.with(py, |engine| engine.store().execution(id))?;
         record.map(|record| records::execution(py, &record)).transpose()
@@ -269,7 +288,8 @@ impl Engine {
         loop {
             let busy = self.with(py, |engine| {
                 let statuses = vec![Status::Scheduled, Status::Running, Status::Waiting];
-                let found = engine.store().list(&ListFilter { statuses, before: None, limit: 1 })?;
+                let found =
+                    engine.store().list(&ListFilter { statuses, before: None, limit: 1 })?;
                 let rest = until.saturating_duration_since(Instant::now()).min(SIGNAL_CHECK);
                 match found.first() {
                     None => Ok(false),
@@ -403,12 +423,8 @@ fn to_start(
             .map(|(name, _)| name)
             .collect(),
     };
-    let mut start = Start::new(Definition {
-        source: source.to_owned(),
-        functions,
-        inputs: names,
-        limits,
-    });
+    let mut start =
+        Start::new(Definition { source: source.to_owned(), functions, inputs: names, limits });
     start.inputs = inputs;
     Ok(start)
 }

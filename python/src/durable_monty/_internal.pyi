@@ -75,6 +75,8 @@ class Engine:
     ) -> str: ...
     def start_many(self, starts: list[tuple[str, str, str]]) -> list[str]:
         """`(source, functions, inputs)` each; all in as few commits as possible."""
+    def validate(self, source: str, functions: str, input_names: list[str]) -> None:
+        """Raises `InvalidWorkflow` with every problem found."""
     def execution(self, execution_id: str) -> ExecutionDict | None: ...
     def executions(
         self, statuses: list[str], limit: int = 100, before: str | None = None

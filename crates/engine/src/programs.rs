@@ -15,6 +15,17 @@ pub(crate) struct CachedProgram {
     dictionary: Mutex<Option<Dictionary>>,
 }
 
+/// What came of proposing a dictionary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// It is the one that is used from now on, and has to be stored.
+    Taken,
+    /// It is the one that is used already.
+    Known,
+    /// Another one is used.
+    Refused,
+}
+
 impl CachedProgram {
     fn new(program: Arc<Program>, dictionary: Option<Dictionary>) -> Self {
         Self { program, dictionary: Mutex::new(dictionary) }
@@ -36,10 +47,17 @@ impl CachedProgram {
         self.dictionary.lock().clone()
     }
 
-    /// Proposes a first dump as the dictionary; whether it is the one that is used from now on.
-    pub(crate) fn offer_dictionary(&self, offered: &Dictionary) -> bool {
+    /// Proposes a first dump as the dictionary.
+    pub(crate) fn offer_dictionary(&self, offered: &Dictionary) -> Offer {
         let mut dictionary = self.dictionary.lock();
-        dictionary.get_or_insert_with(|| offered.clone()) == offered
+        match &*dictionary {
+            Some(kept) if kept == offered => Offer::Known,
+            Some(_) => Offer::Refused,
+            None => {
+                *dictionary = Some(offered.clone());
+                Offer::Taken
+            }
+        }
     }
 
     /// Takes over the dictionary that the store keeps.

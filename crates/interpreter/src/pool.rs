@@ -15,7 +15,7 @@ use durable_core::{
 use parking_lot::Mutex;
 
 use crate::{
-    dictionary::{Dictionary, Packer},
+    dictionary::Packer,
     process::{Death, WorkerCommand},
     programs::{Known, KnownDictionary, Programs},
     protocol::{
@@ -61,7 +61,7 @@ pub struct PoolConfig {
 impl PoolConfig {
     /// One worker per core, 32 live executions each.
     pub fn new(isolation: Isolation, key: SnapshotKey) -> Self {
-        Self { isolation, workers: 0, live_per_worker: 32, key }
+        Self { isolation, workers: 0, live_per_worker: 128, key }
     }
 }
 
@@ -385,11 +385,11 @@ impl Context {
                 return Err(system_error("it is packed without a dictionary".to_owned()));
             }
             (WireState::Raw(dump), _) => {
-                let packed = self.program.choose_dictionary(dump.0).and_then(|dictionary| {
-                    let loaded = Dictionary::load(&dictionary.stored)?;
-                    let packed = self.shared.packer.lock().pack(dump.0, &loaded)?;
-                    Ok((dictionary, dump.0.len() as u32, packed))
-                });
+                let packed =
+                    self.program.choose_dictionary(dump.0).and_then(|(dictionary, loaded)| {
+                        let packed = self.shared.packer.lock().pack(dump.0, &loaded)?;
+                        Ok((dictionary, dump.0.len() as u32, packed))
+                    });
                 packed.map_err(|error| system_error(error.to_string()))?
             }
         };

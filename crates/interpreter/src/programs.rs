@@ -18,6 +18,8 @@ pub(crate) struct Known {
     /// The definition as it is sent to workers.
     pub(crate) json: String,
     dictionary: Mutex<Option<KnownDictionary>>,
+    /// The dictionary that was chosen here, ready for use: all first dumps are packed with it.
+    chosen: Mutex<Option<Arc<Dictionary>>>,
 }
 
 /// A dictionary with its id, so that it is hashed once.
@@ -47,15 +49,29 @@ impl Known {
     ///
     /// # Errors
     /// Those of compression.
-    pub(crate) fn choose_dictionary(&self, dump: &[u8]) -> std::io::Result<KnownDictionary> {
+    pub(crate) fn choose_dictionary(
+        &self,
+        dump: &[u8],
+    ) -> std::io::Result<(KnownDictionary, Arc<Dictionary>)> {
         let mut known = self.dictionary.lock();
-        if let Some(known) = &*known {
-            return Ok(known.clone());
+        let dictionary = match &*known {
+            Some(known) => known.clone(),
+            None => {
+                let stored: Stored = Dictionary::make(dump)?.into();
+                let made = KnownDictionary { id: Dictionary::id_of(&stored), stored };
+                known.insert(made).clone()
+            }
+        };
+        drop(known);
+        let mut chosen = self.chosen.lock();
+        if let Some(loaded) = &*chosen
+            && loaded.id() == dictionary.id
+        {
+            return Ok((dictionary, Arc::clone(loaded)));
         }
-        let stored: Stored = Dictionary::make(dump)?.into();
-        let chosen = KnownDictionary { id: Dictionary::id_of(&stored), stored };
-        *known = Some(chosen.clone());
-        Ok(chosen)
+        let loaded = Arc::new(Dictionary::load(&dictionary.stored)?);
+        *chosen = Some(Arc::clone(&loaded));
+        Ok((dictionary, loaded))
     }
 }
 
@@ -84,6 +100,7 @@ impl Programs {
             program: Arc::clone(program),
             json: program.to_json(),
             dictionary: Mutex::new(None),
+            chosen: Mutex::new(None),
         });
         self.bytes += known.json.len();
         self.known.insert(program.id().clone(), (Arc::clone(&known), self.clock));

@@ -1,25 +1,20 @@
 //! What the runner answered.
 
-use durable_core::{Advanced, Call, End, ExecutionId, NewCall, Reached, Result, UnixMs, replay};
+use durable_core::{Advanced, Call, End, ExecutionId, NewCall, Reached, Result, replay};
 
 use super::active::Work;
 use super::{Action, Dispatcher, Phase};
+use crate::programs::Offer;
 
 impl Dispatcher {
-    pub(super) fn advanced(
-        &mut self,
-        now_ms: UnixMs,
-        id: ExecutionId,
-        advanced: Advanced,
-        out: &mut Vec<Action>,
-    ) {
+    pub(super) fn advanced(&mut self, id: ExecutionId, advanced: Advanced, out: &mut Vec<Action>) {
         let Some(active) = self.active.get_mut(&id) else { return };
         let Phase::Advancing(work) = std::mem::replace(&mut active.phase, Phase::Loading) else {
             tracing::error!(execution = %id, "the runner answered what nobody asked");
             return self.retreat(id, Vec::new(), false, 0, out);
         };
         match advanced {
-            Advanced::Reached(reached) => self.reached(now_ms, id, *work, reached, out),
+            Advanced::Reached(reached) => self.reached(id, *work, reached, out),
             Advanced::NotLive => {
                 active.live = false;
                 if active.cold.is_some() {
@@ -50,7 +45,6 @@ impl Dispatcher {
 
     fn reached(
         &mut self,
-        now_ms: UnixMs,
         id: ExecutionId,
         mut work: Work,
         mut reached: Reached,
@@ -58,7 +52,10 @@ impl Dispatcher {
     ) {
         let Some(active) = self.active.get_mut(&id) else { return };
         active.lost_advances = 0;
+        // A program that was stopped from outside asked for nothing that could be compared.
+        let was_stopped = reached.calls.is_empty() && matches!(reached.end, End::Failed(_));
         if let Some(journaled) = &work.journaled
+            && !was_stopped
             && let Err(error) = verify(journaled, &mut reached)
         {
             active.park = Some(error.to_string());
@@ -67,13 +64,13 @@ impl Dispatcher {
         let (dictionary, live) = match &mut reached.end {
             End::Suspended { snapshot, new_dictionary } => {
                 let new = new_dictionary.take();
-                let kept = new.as_ref().is_none_or(|new| active.program.offer_dictionary(new));
-                if !kept {
+                let offer = new.as_ref().map(|new| active.program.offer_dictionary(new));
+                if offer == Some(Offer::Refused) {
                     // Another execution's dump became the dictionary first; a snapshot that
                     // refers to this one could never be read. The journal is enough.
                     *snapshot = None;
                 }
-                (new.filter(|_| kept), true)
+                (new.filter(|_| offer == Some(Offer::Taken)), true)
             }
             End::Completed(_) | End::Failed(_) => (None, false),
         };
@@ -90,7 +87,6 @@ impl Dispatcher {
             let failed = work.draft.fail(stuck);
             debug_assert!(failed.is_ok(), "a running execution can fail");
         }
-        let _ = now_ms;
         self.commit(id, work, live, dictionary, Vec::new(), out);
     }
 }

@@ -128,7 +128,7 @@ impl Dispatcher {
                 self.begin(now_ms, id, out);
             }
             Input::Loaded { id, loaded } => self.loaded(now_ms, id, loaded, out),
-            Input::Advanced { id, advanced } => self.advanced(now_ms, id, advanced, out),
+            Input::Advanced { id, advanced } => self.advanced(id, advanced, out),
             Input::Committed { id, result } => self.committed(now_ms, id, result, out),
             Input::Finished { id, call, attempt, outcome } => {
                 self.finished(now_ms, id, call, attempt, outcome, out);

@@ -16,6 +16,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long running calls are waited for after an interrupt.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long it may take to give back the executions of others, whose calls are not run here.
+const GIVE_BACK: Duration = Duration::from_millis(500);
+
 /// Waits until an execution has ended, is paused, or a signal comes; then gives back what the
 /// engine holds. Gives the execution as it is then.
 pub(crate) fn follow(engine: &Engine, id: ExecutionId, inbox: &Inbox) -> Result<ExecutionRecord> {
@@ -23,7 +26,7 @@ pub(crate) fn follow(engine: &Engine, id: ExecutionId, inbox: &Inbox) -> Result<
     let followed = wait(engine, id, inbox, &mut progress);
     let patience = match &followed {
         Ok(Followed::Interrupted) => PATIENCE,
-        Ok(Followed::Over) | Err(_) => Duration::ZERO,
+        Ok(Followed::Over) | Err(_) => GIVE_BACK,
     };
     engine.detach(patience);
     followed?;

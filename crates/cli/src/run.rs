@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use durable::{
-    Config, Definition, Engine, Error, ExecutionId, ExecutionRecord, Limits, Payload, Program,
-    Start, Status,
+    Config, Definition, Engine, Error, ExecutionId, ExecutionRecord, Limits, Location, Payload,
+    Program, Start, Status,
 };
 use serde_json::Value;
 
@@ -106,6 +106,9 @@ fn report(engine: &Engine, record: &ExecutionRecord, hint: &str) -> Result<Exit>
         Status::Failed | Status::Cancelled | Status::Paused => {
             let calls = engine.store().calls(record.id)?;
             text::say(failure(record, &calls).unwrap_or_default().trim_end());
+            if let Some(name) = undefined_name(record) {
+                text::say(&format!("hint: if '{name}' is an input, give --input {name}=VALUE"));
+            }
             if record.status == Status::Paused {
                 text::say(hint);
             }
@@ -118,11 +121,20 @@ fn report(engine: &Engine, record: &ExecutionRecord, hint: &str) -> Result<Exit>
     }
 }
 
+/// The name whose lack an execution failed of.
+fn undefined_name(record: &ExecutionRecord) -> Option<&str> {
+    let failure = record.failure.as_ref().filter(|failure| failure.error_type == "NameError")?;
+    failure.message.strip_prefix("name '")?.strip_suffix("' is not defined")
+}
+
 fn stem(file: &Path) -> String {
     file.file_stem().map_or_else(|| "workflow".into(), |stem| stem.to_string_lossy().into_owned())
 }
 
 fn how_to_resume(id: ExecutionId, url: &str, host: &args::Host) -> String {
+    if Location::parse(url) == Ok(Location::Memory) {
+        return format!("execution {id} is lost: it was kept in memory, --db names a database");
+    }
     let mut words = vec![
         "durable".to_owned(),
         "resume".to_owned(),

@@ -24,6 +24,7 @@ import json
 import math
 import os
 import pathlib
+import select
 import signal
 import sys
 import threading
@@ -522,8 +523,12 @@ def take_over_streams():
     return requests, replies
 
 
-def end():
-    sys.stdout.flush()
+def end_with(requests):
+    """Ends the process, and what it started, as soon as nobody can send requests any more; also
+    while the main thread imports a module."""
+    hung_up = select.poll()
+    hung_up.register(requests, 0)
+    hung_up.poll()
     if os.getpgrp() == os.getpid():
         os.killpg(os.getpgrp(), signal.SIGKILL)
     os._exit(0)
@@ -531,6 +536,7 @@ def end():
 
 def main(settings):
     requests, replies = take_over_streams()
+    threading.Thread(target=end_with, args=(requests,), name="end", daemon=True).start()
     try:
         functions, options = functions_of(settings["module"])
     except BaseException as error:
@@ -550,7 +556,7 @@ def main(settings):
             host.cancel(request["cancel"])
         else:
             host.submit(request)
-    end()
+    threading.Event().wait()
 
 
 main(settings)  # noqa: F821: the bootstrap sets it

@@ -1,0 +1,9 @@
+//! The `durable` executable from outside: what it prints, what it leaves behind, how it exits.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
+
+mod crash;
+mod functions;
+mod operate;
+mod run;
+mod support;

@@ -44,16 +44,14 @@ impl Progress {
     /// Begins to follow. What happened before is counted, but what was printed then is not
     /// printed again.
     pub(crate) fn new(id: ExecutionId, store: &dyn Store) -> Result<Self> {
-        let display =
-            if std::io::stderr().is_terminal() {
-                let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-                let style = ProgressStyle::with_template("{spinner} {msg}");
-                Display::Terminal(bar.with_style(style.unwrap_or_else(|_| {
-                    unreachable!("the template is a constant, and it is correct")
-                })))
-            } else {
-                Display::Plain { last: None }
-            };
+        let display = if std::io::stderr().is_terminal() {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{spinner} {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
+            Display::Terminal(bar.with_style(style))
+        } else {
+            Display::Plain { last: None }
+        };
         let (counts, last_sequence) = (Counts::default(), 0);
         let mut progress = Self { id, began: Instant::now(), last_sequence, counts, display };
         progress.read(store, false)?;

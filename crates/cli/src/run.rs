@@ -64,11 +64,13 @@ pub(crate) fn resume(url: &str, command: &args::Resume) -> Result<Exit> {
     let id = database::id(&command.id)?;
     let hint = how_to_resume(id, url, &command.host);
     // Cheap look first: what has ended needs neither Python nor workers.
-    let record = database::open(url)?.execution(id)?;
+    let looked_at = database::open(url)?;
+    let record = looked_at.execution(id)?;
     if record.status.is_terminal() {
         text::say(&format!("execution {id} is {} already", record.status));
-        return report(&database::open(url)?, &record, &hint);
+        return report(&looked_at, &record, &hint);
     }
+    drop(looked_at);
     let functions = Functions::load(&command.host)?;
     let isolation = command.host.isolation.isolation();
     let engine = database::open_to_run(url, isolation, Config::default())?;

@@ -1,9 +1,10 @@
 //! Python functions, run in a Python process of their own.
 
+mod calls;
 mod host;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::BTreeMap,
     path::PathBuf,
     process::ExitStatus,
     sync::{Arc, OnceLock},
@@ -14,14 +15,10 @@ use durable_core::{CallId, Error, ExecutionId, Failure, FunctionOptions, Outcome
 use durable_engine::{CallRequest, Executor, Outcomes};
 use parking_lot::Mutex;
 
+pub use calls::Serve;
+
+use calls::{Calls, MAX_DEATHS};
 use host::{Host, Lines, Reply};
-
-/// How often a call is sent to a process that then dies before it fails. More than once,
-/// because the call that kills a process takes innocent ones with it.
-const MAX_DEATHS: u32 = 3;
-
-/// Most async functions that run at once; sync ones are limited by the number of threads.
-const MAX_ASYNC: usize = 1_000;
 
 /// How often the executor looks for work while it has no process: rare enough for a poll.
 const POLL: Duration = Duration::from_millis(20);
@@ -51,17 +48,6 @@ impl SubprocessConfig {
     }
 }
 
-/// Whose calls are run. The others are kept, and given back when the engine recalls them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Serve {
-    /// Nobody's for now.
-    Nothing,
-    /// Those of one execution, whatever function they name.
-    Execution(ExecutionId),
-    /// Those of every execution, as far as the module has the function.
-    Everything,
-}
-
 /// Runs the functions of a Python module in a process of their own.
 ///
 /// The process is started again when it dies. A call that was running then is run again, and
@@ -78,160 +64,19 @@ struct Shared {
 }
 
 struct State {
-    serve: Serve,
+    calls: Calls,
     /// The process; `None` from its death until the next one is there.
     host: Option<Host>,
-    lanes: Lanes,
-    /// What the process is running, by the number of the request.
-    sent: HashMap<u64, Sent>,
-    /// The other way round.
-    numbers: HashMap<Key, u64>,
-    next_number: u64,
-    /// Calls that are not ours to run.
-    kept: Vec<CallRequest>,
     closed: bool,
 }
 
-type Key = (ExecutionId, CallId, u32);
-
-fn key(call: &CallRequest) -> Key {
-    (call.execution, call.call, call.attempt)
-}
-
-struct Sent {
-    waiting: Waiting,
-    lane: LaneName,
-}
-
-/// A call and how many processes died while they ran it.
-struct Waiting {
-    call: CallRequest,
-    deaths: u32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LaneName {
-    Sync,
-    Async,
-}
-
-/// Calls that run on threads, and calls that run on the event loop: the one kind never waits
-/// for the other.
-struct Lanes {
-    threads: Lane,
-    event_loop: Lane,
-    /// What the module has, and in which lane it runs.
-    functions: HashMap<String, LaneName>,
-}
-
-/// Calls are handed to the process only as far as it can begin with them, so that those that
-/// have not begun can be given back.
-struct Lane {
-    queue: VecDeque<Waiting>,
-    running: usize,
-    limit: usize,
-}
-
-impl Lane {
-    fn new(limit: usize) -> Self {
-        Self { queue: VecDeque::new(), running: 0, limit }
-    }
-}
-
-impl Lanes {
-    fn new(config: &SubprocessConfig, ready: &host::Ready) -> Self {
-        let lane_of = |name: &String| match ready.asyncs.contains(name) {
-            true => LaneName::Async,
-            false => LaneName::Sync,
-        };
-        Self {
-            threads: Lane::new(config.threads.max(1)),
-            event_loop: Lane::new(MAX_ASYNC),
-            functions: ready.functions.keys().map(|name| (name.clone(), lane_of(name))).collect(),
-        }
-    }
-
-    /// A function that is not there fails in whatever lane.
-    fn name_for(&self, function: &str) -> LaneName {
-        self.functions.get(function).copied().unwrap_or(LaneName::Sync)
-    }
-
-    fn get(&mut self, name: LaneName) -> &mut Lane {
-        match name {
-            LaneName::Sync => &mut self.threads,
-            LaneName::Async => &mut self.event_loop,
-        }
-    }
-
-    fn drain(&mut self) -> impl Iterator<Item = Waiting> + '_ {
-        self.threads.queue.drain(..).chain(self.event_loop.queue.drain(..))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.threads.queue.is_empty() && self.event_loop.queue.is_empty()
-    }
-}
-
 impl State {
-    fn is_ours(&self, call: &CallRequest) -> bool {
-        match self.serve {
-            Serve::Nothing => false,
-            Serve::Execution(id) => call.execution == id,
-            Serve::Everything => self.lanes.functions.contains_key(&call.function),
-        }
-    }
-
-    fn take(&mut self, call: CallRequest) {
-        if self.is_ours(&call) {
-            let lane = self.lanes.name_for(&call.function);
-            self.lanes.get(lane).queue.push_back(Waiting { call, deaths: 0 });
-        } else {
-            self.kept.push(call);
-        }
-    }
-
     /// Hands the process what it can begin with.
     fn pump(&mut self) {
         let Some(host) = &self.host else { return };
-        for name in [LaneName::Sync, LaneName::Async] {
-            let lane = self.lanes.get(name);
-            while lane.running < lane.limit {
-                let Some(waiting) = lane.queue.pop_front() else { break };
-                let number = self.next_number;
-                self.next_number += 1;
-                host.call(number, &waiting.call);
-                lane.running += 1;
-                self.numbers.insert(key(&waiting.call), number);
-                self.sent.insert(number, Sent { waiting, lane: name });
-            }
+        while let Some((number, call)) = self.calls.begin_next() {
+            host.call(number, call);
         }
-    }
-
-    /// What was running under this number is not any more.
-    fn settle(&mut self, number: u64) -> Option<Waiting> {
-        let Sent { waiting, lane } = self.sent.remove(&number)?;
-        self.numbers.remove(&key(&waiting.call));
-        self.lanes.get(lane).running -= 1;
-        Some(waiting)
-    }
-
-    /// After a death: what is to be run again goes to the front, in its old order. Gives what
-    /// has been through this too often.
-    fn requeue(&mut self) -> Vec<CallRequest> {
-        let mut numbers: Vec<_> = self.sent.keys().copied().collect();
-        numbers.sort_unstable_by(|one, other| other.cmp(one));
-        let mut lost = Vec::new();
-        for number in numbers {
-            let Some(mut waiting) = self.settle(number) else { continue };
-            waiting.deaths += 1;
-            if waiting.deaths >= MAX_DEATHS {
-                lost.push(waiting.call);
-            } else {
-                let lane = self.lanes.name_for(&waiting.call.function);
-                self.lanes.get(lane).queue.push_front(waiting);
-            }
-        }
-        lost
     }
 }
 
@@ -245,13 +90,8 @@ impl Subprocess {
         let (host, lines, ready) = Host::start(&config)?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
-                serve: Serve::Nothing,
+                calls: Calls::new(config.threads, &ready),
                 host: Some(host),
-                lanes: Lanes::new(&config, &ready),
-                sent: HashMap::new(),
-                numbers: HashMap::new(),
-                next_number: 1,
-                kept: Vec::new(),
                 closed: false,
             }),
             config,
@@ -269,10 +109,7 @@ impl Subprocess {
     /// Says whose calls are run; at first nobody's. Calls that were kept are looked at again.
     pub fn serve(&self, serve: Serve) {
         let mut state = self.shared.state.lock();
-        state.serve = serve;
-        for call in std::mem::take(&mut state.kept) {
-            state.take(call);
-        }
+        state.calls.serve(serve);
         state.pump();
     }
 }
@@ -298,29 +135,22 @@ impl Executor for Subprocess {
     fn submit(&self, calls: Vec<CallRequest>) {
         let mut state = self.shared.state.lock();
         for call in calls {
-            state.take(call);
+            state.calls.take(call);
         }
         state.pump();
     }
 
     fn cancel(&self, execution: ExecutionId, call: CallId, attempt: u32) {
-        let cancelled = (execution, call, attempt);
         let mut state = self.shared.state.lock();
-        state.kept.retain(|kept| key(kept) != cancelled);
-        if let (Some(host), Some(number)) = (&state.host, state.numbers.get(&cancelled)) {
-            host.cancel(*number);
-            return;
-        }
-        for lane in [LaneName::Sync, LaneName::Async] {
-            state.lanes.get(lane).queue.retain(|waiting| key(&waiting.call) != cancelled);
+        if let Some(number) = state.calls.cancel((execution, call, attempt))
+            && let Some(host) = &state.host
+        {
+            host.cancel(number);
         }
     }
 
     fn recall(&self) -> Vec<CallRequest> {
-        let mut state = self.shared.state.lock();
-        let mut calls = std::mem::take(&mut state.kept);
-        calls.extend(state.lanes.drain().map(|waiting| waiting.call));
-        calls
+        self.shared.state.lock().calls.recall()
     }
 }
 
@@ -348,11 +178,11 @@ impl Shared {
             match reply {
                 Ok(Reply { number, outcome }) => {
                     let mut state = self.state.lock();
-                    let settled = state.settle(number);
+                    let settled = state.calls.settle(number);
                     state.pump();
                     drop(state);
-                    if let Some(waiting) = settled {
-                        self.report(&waiting.call, outcome);
+                    if let Some(call) = settled {
+                        self.report(&call, outcome);
                     }
                 }
                 Err(error) => {
@@ -374,7 +204,7 @@ impl Shared {
         }
         let ended = status.map_or_else(|| "ended".to_owned(), |status| format!("ended: {status}"));
         tracing::warn!("the Python process {ended}; starting another");
-        let lost = state.requeue();
+        let lost = state.calls.requeue();
         drop(state);
         self.fail_lost(lost, &ended);
         if !self.wait_for_work() {
@@ -417,7 +247,7 @@ impl Shared {
     fn wait_for_work(&self) -> bool {
         loop {
             let state = self.state.lock();
-            if state.closed || !state.lanes.is_empty() {
+            if state.closed || state.calls.is_waiting() {
                 return !state.closed;
             }
             drop(state);
@@ -430,13 +260,13 @@ impl Shared {
         tracing::error!(%error, "the Python process can't be started again");
         loop {
             let mut state = self.state.lock();
-            let calls: Vec<_> = state.lanes.drain().collect();
+            let calls = state.calls.drain();
             let done = state.closed;
             drop(state);
-            for waiting in calls {
+            for call in calls {
                 let message = format!("the Python process can't be started again: {error}");
                 let failure = Failure::new("RuntimeError", message);
-                self.report(&waiting.call, Outcome::Failed(failure));
+                self.report(&call, Outcome::Failed(failure));
             }
             if done {
                 return;

@@ -156,3 +156,45 @@ def dies():
     assert!(ended.out.contains("dies()") && ended.out.contains("exit status: 3"), "{ended:?}");
     assert_eq!(desk.read("log"), "once\nonce\ndies\ndies\ndies\n");
 }
+
+#[test]
+fn functions_cannot_disturb_the_streams() {
+    let functions = "
+import os
+
+def noisy():
+    print('printed')
+    os.system('echo shouted; cat')
+    os.write(1, b'written\\n')
+    try:
+        input()
+    except EOFError:
+        return 'no input'
+";
+    let desk = Desk::new(&[("workflow.py", "await noisy()"), ("functions.py", functions)]);
+    let ended = run(&desk, "functions.py");
+    assert_eq!((ended.code, ended.out.as_str()), (0, "\"no input\"\n"), "{ended:?}");
+    for line in ["printed\n", "shouted\n", "written\n"] {
+        assert!(ended.err.contains(line), "{line}: {ended:?}");
+    }
+}
+
+#[test]
+fn blocking_functions_run_side_by_side() {
+    // Each waits until the other has begun.
+    let functions = "
+import threading
+
+both = threading.Barrier(2, timeout=60)
+
+def meet(n):
+    return both.wait() >= 0
+
+async def pause():
+    return True
+";
+    let workflow = "from asyncio import gather\nawait gather(meet(1), pause(), meet(2))";
+    let desk = Desk::new(&[("workflow.py", workflow), ("functions.py", functions)]);
+    let ended = run(&desk, "functions.py");
+    assert_eq!((ended.code, ended.out.as_str()), (0, "[true,true,true]\n"), "{ended:?}");
+}

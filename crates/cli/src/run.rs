@@ -150,7 +150,7 @@ fn how_to_resume(id: ExecutionId, url: &str, host: &args::Host) -> String {
     if let Some(python) = &host.python {
         words.extend(["--python".to_owned(), quoted(&python.to_string_lossy())]);
     }
-    format!("execution {id} is kept; continue with:\n  {}", words.join(" "))
+    format!("execution {id} is kept; continue with: {}", words.join(" "))
 }
 
 /// A word as a shell takes it.

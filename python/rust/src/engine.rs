@@ -73,6 +73,16 @@ impl Engine {
     }
 }
 
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if std::process::id() != self.pid {
+            // In a forked child: the threads and the worker processes behind it belong to the
+            // parent, and shutting them down from here would harm it.
+            std::mem::forget(self.engine.lock().take());
+        }
+    }
+}
+
 #[pymethods]
 impl Engine {
     #[staticmethod]

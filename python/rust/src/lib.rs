@@ -6,6 +6,7 @@
 mod engine;
 mod error;
 mod records;
+mod sqlite;
 mod task;
 
 use pyo3::prelude::*;
@@ -38,6 +39,7 @@ fn _internal(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<task::Task>()?;
+    module.add_class::<sqlite::SqliteConnection>()?;
     module.add_function(wrap_pyfunction!(worker_main, module)?)?;
     module.add_function(wrap_pyfunction!(migrate, module)?)?;
     Ok(())

@@ -159,7 +159,7 @@ def latency() -> None:
 def suspended() -> None:
     n = scaled(10_000)
     with running() as (service, directory):
-        before_mib, before_bytes = resident_mib(), disk_bytes(directory)
+        before_mib, before_bytes = resident_mib(), disk_bytes(service, directory)
         begun = time.perf_counter()
         for at in range(0, n, 500):
             service.start_executions(SUSPENDED, ["step"], [{}] * min(500, n - at))
@@ -173,7 +173,7 @@ def suspended() -> None:
             n=n,
             rss_before_mib=before_mib,
             rss_mib=resident_mib(),
-            db_bytes_per_wf=(disk_bytes(directory) - before_bytes) / n,
+            db_bytes_per_wf=(disk_bytes(service, directory) - before_bytes) / n,
             start_s=start_s,
             idle_cpu_s_in_5_s=time.process_time() - cpu_s,
         )
@@ -198,13 +198,10 @@ def resident_mib() -> float:
     return kib / 1024
 
 
-def disk_bytes(directory: Path) -> int:
+def disk_bytes(service: OrchestratorService, directory: Path) -> int:
     """Bytes of the database; its log, which has a fixed size, is first written into it."""
-    import sqlite3
-
-    with sqlite3.connect(directory / "bench.db") as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    connection.close()
+    with service.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
     return sum(file.stat().st_size for file in directory.iterdir())
 
 

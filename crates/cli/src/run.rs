@@ -73,7 +73,8 @@ pub(crate) fn resume(url: &str, command: &args::Resume) -> Result<Exit> {
     drop(looked_at);
     let functions = Functions::load(&command.host)?;
     let isolation = command.host.isolation.isolation();
-    let engine = database::open_to_run(url, isolation, Config::default())?;
+    let config = Config { only: Some(id), hold_ms: u64::MAX, ..Config::default() };
+    let engine = database::open_to_run(url, isolation, config)?;
     let stored = engine.store().program(&record.program)?.ok_or_else(|| {
         Error::corrupt(format!("the program {} of execution {id} is missing", record.program))
     })?;

@@ -72,7 +72,7 @@ impl RetryPolicy {
     /// ```
     pub fn next_delay_ms(&self, attempt: u32, failure: &Failure, random: f64) -> Option<u64> {
         assert!(attempt >= 1, "attempts are counted from 1");
-        let refused = self.non_retryable.iter().any(|name| *name == failure.error_type);
+        let refused = self.non_retryable.contains(&failure.error_type);
         if attempt >= self.max_attempts || refused {
             return None;
         }

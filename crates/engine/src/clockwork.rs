@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use durable_core::{Result, UnixMs};
+use durable_core::{Error, Result, UnixMs};
 use durable_store::{Write, Written};
 use parking_lot::{Condvar, Mutex};
 
@@ -156,8 +156,20 @@ impl Clockwork {
     ) -> Result<()> {
         let expires_at_ms = now_ms + shell.config.lease_ms as i64;
         let owner = shell.owner.clone();
-        let write = Write::Claim { owner, now_ms, expires_at_ms, dead, limit };
-        if let Written::Claimed(claimed) = shell.write(write)? {
+        let write = match shell.config.only {
+            None => Write::Claim { owner, now_ms, expires_at_ms, dead, limit },
+            Some(execution) if shell.dispatcher.lock().holds(execution) => return Ok(()),
+            Some(execution) => Write::ClaimOne { execution, owner, now_ms, expires_at_ms, dead },
+        };
+        let written = match shell.write(write) {
+            // The one execution that is wanted is held by another engine, has ended or is gone.
+            Err(Error::Conflict(_) | Error::NotFound(_)) if shell.config.only.is_some() => {
+                self.next_due_ms = None;
+                return Ok(());
+            }
+            written => written?,
+        };
+        if let Written::Claimed(claimed) = written {
             if claimed.len() == limit {
                 shell.alarm.look_at_store();
             }

@@ -1,5 +1,7 @@
 //! The engine's own bounds and intervals.
 
+use durable_core::ExecutionId;
+
 /// How an engine behaves. Every field has a default that suits one machine.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -7,6 +9,8 @@ pub struct Config {
     pub max_active: usize,
     /// Most executions leased in one go.
     pub max_claim: usize,
+    /// Take up this execution only, and leave all others to other engines.
+    pub only: Option<ExecutionId>,
     /// How long a lease lasts unless it is renewed; renewed three times within it.
     pub lease_ms: u64,
     /// How often the store is asked whether somebody else changed it. A ceiling on how late
@@ -32,6 +36,7 @@ impl Default for Config {
         Self {
             max_active: 1_000,
             max_claim: 256,
+            only: None,
             lease_ms: 15_000,
             poll_ms: 50,
             sweep_ms: 1_000,

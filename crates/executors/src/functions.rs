@@ -14,6 +14,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{runtime::Runtime, task::AbortHandle};
 
 type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+/// Execution, call, attempt.
+type Attempt = (ExecutionId, CallId, u32);
 type Function = Arc<dyn Fn(CallRequest) -> Running + Send + Sync>;
 
 /// Why a function failed. `?` makes one of any error; the program sees it as `RuntimeError`
@@ -39,7 +41,7 @@ pub struct Functions {
     functions: HashMap<String, Function>,
     runtime: Runtime,
     outcomes: OnceLock<Outcomes>,
-    running: Arc<Mutex<HashMap<(ExecutionId, CallId, u32), AbortHandle>>>,
+    running: Arc<Mutex<HashMap<Attempt, AbortHandle>>>,
 }
 
 impl Functions {

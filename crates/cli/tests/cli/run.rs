@@ -111,8 +111,8 @@ fn inputs_are_json_or_strings_and_override_the_file() {
         assert!(ended.err.contains(part), "{part}: {ended:?}");
     }
     let ended = desk.durable(&["run", "echo.py", "--input", "a=1"]);
-    assert_eq!(ended.code, 1, "{ended:?}");
-    assert!(ended.err.contains("give --input b=VALUE"), "{ended:?}");
+    assert_eq!(ended.code, 2, "{ended:?}");
+    assert!(ended.err.contains("pass 'b' as an input"), "{ended:?}");
 }
 
 #[test]

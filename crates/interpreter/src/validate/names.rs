@@ -1,6 +1,6 @@
-//! Functions that are called but exist nowhere.
+//! Names that are called or read but exist nowhere.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use durable_core::Definition;
 use ruff_python_ast::{
@@ -19,7 +19,8 @@ pub(super) fn check(
 ) {
     if !bindings.is_dynamic {
         let builtins = HashMap::new();
-        Names { definition, bindings, report, builtins }.visit_body(&module.body);
+        let reported = HashSet::new();
+        Names { definition, bindings, report, builtins, reported }.visit_body(&module.body);
     }
 }
 
@@ -29,6 +30,8 @@ struct Names<'r, 's, 'b> {
     report: &'r mut Report<'s>,
     /// What the interpreter said about names so far.
     builtins: HashMap<String, bool>,
+    /// Names that have been complained about: once is enough.
+    reported: HashSet<String>,
 }
 
 impl Names<'_, '_, '_> {
@@ -41,7 +44,7 @@ impl Names<'_, '_, '_> {
     }
 
     fn called(&mut self, name: &str, range: ruff_text_size::TextRange) {
-        if self.is_known(name) {
+        if self.is_known(name) || !self.reported.insert(name.to_owned()) {
             return;
         }
         let functions = self.definition.functions.keys().map(String::as_str);
@@ -57,9 +60,27 @@ impl Names<'_, '_, '_> {
         self.report.add(Problem { range, message, hint });
     }
 
+    fn read(&mut self, name: &str, range: ruff_text_size::TextRange) {
+        if self.is_known(name) || !self.reported.insert(name.to_owned()) {
+            return;
+        }
+        let inputs = self.definition.inputs.iter().map(String::as_str);
+        let hint = match nearest(name, inputs.chain(self.bindings.names())) {
+            Some(nearest) => {
+                format!("did you mean '{nearest}'? Otherwise pass '{name}' as an input")
+            }
+            None => format!("pass '{name}' as an input, or assign it in the program"),
+        };
+        let message = format!("'{name}' is read, but it is neither an input nor assigned anywhere");
+        self.report.add(Problem { range, message, hint });
+    }
+
     /// `asyncio.sleep` where nobody wrote `import asyncio`.
     fn member_of(&mut self, base: &str, range: ruff_text_size::TextRange) {
-        if monty::builtin_module_names().contains(&base) && !self.is_known(base) {
+        if monty::builtin_module_names().contains(&base)
+            && !self.is_known(base)
+            && self.reported.insert(base.to_owned())
+        {
             self.report.add(Problem {
                 range,
                 message: format!("the module '{base}' is used but not imported"),
@@ -82,6 +103,7 @@ impl<'a> Visitor<'a> for Names<'_, '_, '_> {
                     self.member_of(&base.id, base.range());
                 }
             }
+            Expr::Name(name) if name.ctx.is_load() => self.read(&name.id, name.range()),
             _ => {}
         }
         visitor::walk_expr(self, expr);
@@ -119,7 +141,11 @@ const PYTHON_BUILTINS: [&str; 22] = [
 
 /// The candidate with the fewest edits from `name`, if that is few.
 fn nearest<'n>(name: &str, candidates: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let limit = (name.chars().count() / 3).max(1);
+    // In names of one or two letters every other one would be near.
+    let limit = match name.chars().count() {
+        0..3 => return None,
+        letters => letters / 3,
+    };
     candidates
         .map(|candidate| (edits(name, candidate), candidate))
         .filter(|(edits, _)| *edits <= limit)

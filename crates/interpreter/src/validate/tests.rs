@@ -136,6 +136,14 @@ fn syntax_errors_are_shown_like_everything_else() {
 }
 
 #[test]
+fn a_name_that_nothing_gives_a_value_is_refused_once() {
+    let text = refused("for f in files:\n    await fetch(f)\nprint(files)");
+    assert!(text.starts_with("workflow.py:1:10: 'files' is read, but"), "{text}");
+    assert!(text.contains("pass 'files' as an input"), "{text}");
+    assert_eq!(text.matches("is read, but").count(), 1, "{text}");
+}
+
+#[test]
 fn all_problems_are_shown_up_to_ten() {
     let source: String = (0..15).map(|i| format!("unknown_{i}()\n")).collect();
     let text = refused(&source);

@@ -42,7 +42,9 @@ fn main() -> Result<()> {
     let bench = Bench::open(&directory.path().join("w1.db"), Synchronous::Full)?;
     bench.run_w1(10_000)?;
     let bench = Bench::open(&directory.path().join("suspended.db"), Synchronous::Full)?;
-    bench.suspend(10_000)
+    bench.suspend(10_000)?;
+    let bench = Bench::open(&directory.path().join("claim.db"), Synchronous::Full)?;
+    bench.claim(200, 10_000)
 }
 
 struct Bench {
@@ -131,6 +133,33 @@ impl Bench {
         }
         let bytes = (self.bytes() - before) as f64 / count as f64;
         println!("suspended with one open call: {bytes:.0} bytes each");
+        Ok(())
+    }
+
+    /// New executions that other processes have scheduled.
+    fn claim(&self, batch: usize, count: usize) -> Result<()> {
+        for first in (0..count).step_by(batch) {
+            let works = (first..first + batch).map(|n| self.create(n as u64));
+            let mut new: Vec<_> = works.map(|work| self.new_execution(&work)).collect();
+            for write in &mut new {
+                if let Write::Create(new) = write {
+                    new.lease = None;
+                }
+            }
+            self.commit(&new)?;
+        }
+        let started = Instant::now();
+        for _ in (0..count).step_by(batch) {
+            self.commit(&[Write::Claim {
+                owner: self.owner.clone(),
+                now_ms: NOW_MS,
+                expires_at_ms: NOW_MS + 30_000,
+                dead: Vec::new(),
+                limit: batch,
+            }])?;
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        println!("claims: {:6.0} executions/s, {batch} a claim", count as f64 / seconds);
         Ok(())
     }
 

@@ -35,7 +35,9 @@ pub enum Write {
         /// The dictionary.
         dictionary: Dictionary,
     },
-    /// Stores a new execution in status `scheduled`. Answer: [`Written::Created`].
+    /// Stores a new execution in status `scheduled`, due since it was created unless it is leased.
+    /// Answer: [`Written::Created`], or `NotFound` when its program is not stored, or `Conflict`
+    /// when its id is taken.
     Create(NewExecution),
     /// Commits a transition. Answer: [`Written::Done`], or `Conflict` when the version or the
     /// lease (owner and epoch; an expired lease that nobody took over still counts) is not what
@@ -43,9 +45,13 @@ pub enum Write {
     /// meantime without being taken in: reload.
     Transition(Box<Transition>),
     /// Leases up to `limit` executions that need attention and that nobody holds, or whose
-    /// lease has expired or is held by one of `dead`: not terminal, and either due
-    /// (`wake_at <= now`), or with a non-empty inbox, or with an expired or dead lease; those due
-    /// longest first. Answer: [`Written::Claimed`].
+    /// lease has expired (whoever held it) or is held by one of `dead`: scheduled, running or
+    /// waiting, and either due (`wake_at <= now`), or with a non-empty inbox, or with an expired
+    /// or dead lease; and those of which an operator asks something, also while they are paused.
+    /// Those due longest first: inboxes and requests, then by `wake_at` or the lease's expiry.
+    ///
+    /// An execution whose rows can't be read is logged and stays leased without being returned,
+    /// so that it stops nobody else. Answer: [`Written::Claimed`].
     Claim {
         /// For whom.
         owner: Owner,
@@ -95,7 +101,7 @@ pub enum Write {
     /// Puts what came of a call into the inbox of its execution, for whoever leases it next.
     /// The call's row is closed; its journal entry follows when the program takes it in.
     /// Answer: [`Written::Done`], `NotFound`, or `Conflict` when the call or the execution has
-    /// ended.
+    /// ended, or when the call is a timer.
     Report {
         /// Which execution.
         execution: ExecutionId,
@@ -106,16 +112,19 @@ pub enum Write {
         /// Now.
         now_ms: UnixMs,
     },
-    /// Asks whoever leases the execution to do something. Answer: [`Written::Done`], `NotFound`,
-    /// or `Conflict` when the execution has ended.
+    /// Asks whoever leases the execution to do something. The last request counts, but a
+    /// cancel is never replaced; asking for what is so already (to pause what is paused, to
+    /// resume what is not) only takes an earlier request back. A transition that makes a request
+    /// pointless removes it; otherwise [`Transition::control_taken`] does.
+    /// Answer: [`Written::Done`], `NotFound`, or `Conflict` when the execution has ended.
     Request {
         /// Which execution.
         execution: ExecutionId,
         /// What.
         control: Control,
     },
-    /// Notes the job that an executor made of a call, under the lease.
-    /// Answer: [`Written::Done`] or `Conflict`.
+    /// Notes the job that an executor made of a call, under the lease: the call is submitted.
+    /// Answer: [`Written::Done`], or `Conflict` when the lease is lost or the call is not open.
     NoteJob {
         /// Which execution.
         execution: ExecutionId,

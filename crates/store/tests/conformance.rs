@@ -1,5 +1,7 @@
 //! Every store does what the trait promises.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::{
     path::Path,
     sync::atomic::{AtomicU32, Ordering},

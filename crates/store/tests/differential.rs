@@ -1,6 +1,8 @@
 //! Random schedules of writes end the same in memory and in SQLite: every answer on the way, and
 //! everything that can be read afterwards.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! What only the SQLite store promises: its file.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod support;
 
 use std::{path::Path, sync::Arc, thread};

@@ -19,6 +19,7 @@ pub(super) const CHECKS: &[Check] = &[
     ("taking in empties the inbox", taking_in),
     ("what arrives meanwhile stays in the inbox", meanwhile),
     ("closing what was reported loses", closing_reported),
+    ("a call reported before its next attempt keeps its state until it is taken in", due_stays),
     ("a report wakes an execution that nobody holds", wakes),
     ("a report waits for its lessee", inboxes),
 ];
@@ -118,6 +119,23 @@ fn closing_reported(kit: &Kit) {
         kit.assert_state(&held.state);
     }
     assert_eq!(kit.load(held.id()).inbox, [(1, completed("1"))]);
+}
+
+fn due_stays(kit: &Kit) {
+    let mut held = kit.waiting(1, &owner("one"), vec![function(1, "a")]);
+    let failure = durable_core::Failure::new("OSError", "busy");
+    kit.advance(&mut held, |draft| {
+        let due_ms = NOW_MS + 9_000;
+        draft.push(durable_core::Event::CallRetrying { call: 1, attempt: 1, failure, due_ms })
+    });
+    ok(kit.report(held.id(), 1, completed("1")));
+    kit.assert_state(&held.state);
+    kit.advance(&mut held, |draft| {
+        draft.inbox_taken = vec![1];
+        draft.close_call(1, 2, completed("1"))
+    });
+    let call = kit.call(held.id(), 1);
+    assert_eq!((call.attempt, call.due_at_ms, call.failure), (2, None, None));
 }
 
 fn wakes(kit: &Kit) {

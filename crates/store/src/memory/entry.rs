@@ -222,10 +222,10 @@ impl Entry {
     }
 
     pub(super) fn renew(&mut self, owner: &Owner, new_expires_at_ms: UnixMs) {
-        if let Some((lease, expires_at_ms)) = &mut self.lease {
-            if lease.owner == *owner {
-                *expires_at_ms = new_expires_at_ms;
-            }
+        if let Some((lease, expires_at_ms)) = &mut self.lease
+            && lease.owner == *owner
+        {
+            *expires_at_ms = new_expires_at_ms;
         }
     }
 

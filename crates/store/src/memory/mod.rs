@@ -126,11 +126,11 @@ impl Data {
         if let Some(id) = new.idempotency_key.as_ref().and_then(|key| self.by_key.get(key)) {
             return Ok(Written::Created { id: *id, existing: true });
         }
-        if self.executions.contains_key(&new.id) {
-            return Err(refusal::id_taken(new.id));
-        }
         if !self.programs.contains_key(&new.program) {
             return Err(refusal::no_program(&new.program));
+        }
+        if self.executions.contains_key(&new.id) {
+            return Err(refusal::id_taken(new.id));
         }
         if let Some(key) = &new.idempotency_key {
             self.by_key.insert(key.clone(), new.id);

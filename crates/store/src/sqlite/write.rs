@@ -87,12 +87,17 @@ fn create(connection: &Connection, new: &NewExecution) -> InTransaction<Written>
         Some(_) => (1, None),
         None => (0, Some(new.created_at_ms)),
     };
+    let known = connection
+        .prepare_cached("SELECT 1 FROM programs WHERE id = ?1")?
+        .exists([new.program.as_str()])?;
+    if !known {
+        return Err(refusal::no_program(&new.program).into());
+    }
     let inserted = connection
         .prepare_cached(
             "INSERT INTO executions (id, workflow_id, program_id, input_payload, idempotency_key,
                                      lease_epoch, wake_at, created_at)
-             SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
-             WHERE EXISTS (SELECT 1 FROM programs WHERE id = ?3)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
              ON CONFLICT (id) DO NOTHING",
         )?
         .execute(params![
@@ -106,12 +111,7 @@ fn create(connection: &Connection, new: &NewExecution) -> InTransaction<Written>
             new.created_at_ms
         ])?;
     if inserted == 0 {
-        let taken = load::state_row(connection, new.id)?.is_some();
-        return Err(match taken {
-            true => refusal::id_taken(new.id),
-            false => refusal::no_program(&new.program),
-        }
-        .into());
+        return Err(refusal::id_taken(new.id).into());
     }
     if let Some((owner, expires_at_ms)) = &new.lease {
         claim::put_lease(connection, &id, owner, new.created_at_ms, *expires_at_ms, 1)?;
@@ -220,10 +220,11 @@ fn delete(
     owner: &Owner,
     now_ms: UnixMs,
 ) -> InTransaction<Written> {
-    if let Some((lease, expires_at_ms)) = load::lease(connection, id)? {
-        if lease.owner != *owner && expires_at_ms > now_ms {
-            return Err(refusal::held(id, lease.owner.as_str(), expires_at_ms).into());
-        }
+    if let Some((lease, expires_at_ms)) = load::lease(connection, id)?
+        && lease.owner != *owner
+        && expires_at_ms > now_ms
+    {
+        return Err(refusal::held(id, lease.owner.as_str(), expires_at_ms).into());
     }
     // A trigger of the schema removes the rows of the other tables.
     let deleted = connection

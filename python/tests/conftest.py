@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from durable_monty import FUNCTION_REGISTRY, OrchestratorService, Worker, init_db
 
 PATIENCE_S = 30.0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from durable_monty import (
     FUNCTION_REGISTRY,
     InvalidWorkflow,
@@ -62,7 +63,7 @@ def test_unknown_functions_are_key_errors() -> None:
 
 
 def declared(*entries: Any) -> Any:
-    return json.loads(declare_functions(entries))
+    return json.loads(declare_functions(entries)[0])
 
 
 def test_declaring_by_name_path_and_function() -> None:
@@ -130,7 +131,7 @@ def test_a_scripts_own_functions_get_an_importable_path(tmp_path: Path) -> None:
                 return a + b
 
             if __name__ == "__main__":
-                options = json.loads(declare_functions([add]))
+                options = json.loads(declare_functions([add])[0])
                 print(options["add"]["target"])
                 assert get_function("tasks.add") is add
             """
@@ -181,7 +182,8 @@ def test_failures_keep_type_message_and_traceback() -> None:
     assert raised(ValueError("no"))[:2] == ("ValueError", "no")
     assert raised(KeyError("k"))[:2] == ("KeyError", "k")
     kind, message, _ = raised(NoPrice("x"))
-    assert kind.endswith("NoPrice") and message == "x"
+    assert kind.endswith("NoPrice")
+    assert message == "x"
     kind, message, _ = raised(json.JSONDecodeError("bad", "", 0))
     assert (kind, message.startswith("json.decoder.JSONDecodeError: bad")) == ("ValueError", True)
 

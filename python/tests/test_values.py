@@ -14,10 +14,11 @@ import socket
 from typing import Any, NamedTuple
 
 import pytest
-from durable_monty import from_json, to_json
-from durable_monty.values import decode, decode_object, encode, encode_object
 from hypothesis import given
 from hypothesis import strategies as st
+
+from durable_monty import from_json, to_json
+from durable_monty.values import decode, decode_object, encode, encode_object
 
 scalars = (
     st.none()
@@ -34,17 +35,20 @@ scalars = (
     | st.times()
 )
 hashable = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3)
+    scalars,
+    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3),
+    max_leaves=4,
 )
+keys = st.text(max_size=4) | st.sampled_from(["$int", "$py:x", "$ref"])
 values = st.recursive(
     hashable,
     lambda inner: (
         st.lists(inner, max_size=4)
-        | st.dictionaries(st.text(max_size=4) | st.sampled_from(["$int", "$py:x", "$ref"]), inner)
+        | st.dictionaries(keys, inner, max_size=4)
         | st.dictionaries(hashable, inner, max_size=3)
         | st.sets(hashable, max_size=3)
     ),
-    max_leaves=12,
+    max_leaves=8,
 )
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(),

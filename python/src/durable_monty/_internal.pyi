@@ -4,7 +4,8 @@ All methods release the GIL while they wait. Payloads are JSON text in the mappi
 docs/VALUES.md. Errors are raised as the exceptions of `durable_monty.errors`.
 """
 
-from typing import TypedDict
+from collections.abc import Sequence
+from typing import Any, TypedDict
 
 class ExecutionDict(TypedDict):
     execution_id: str
@@ -126,6 +127,23 @@ class Engine:
         """Whether nobody waits for the task any more."""
     def pending_tasks(self) -> int:
         """Tasks waiting in `next_task`'s queue."""
+    def close(self) -> None: ...
+
+class SqliteConnection:
+    """A connection of the engine's own SQLite library, for `durable_monty.sqlite`.
+
+    Errors are the exceptions of Python's `sqlite3`. After a fork it refuses to work, and closing
+    or dropping it does nothing.
+    """
+
+    def __init__(self, path: str, timeout_s: float) -> None: ...
+    def execute(
+        self, sql: str, parameters: Sequence[Any] | dict[str, Any]
+    ) -> tuple[list[str] | None, list[tuple[Any, ...]], int, int]:
+        """Runs one statement: column names, rows, number of changed rows (-1 for a statement
+        that only reads), last row id."""
+    @property
+    def in_transaction(self) -> bool: ...
     def close(self) -> None: ...
 
 def worker_main() -> int:

@@ -17,10 +17,12 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.orm import Session
 
+from . import sqlite
+from ._native import leak, native
 from .errors import ForkError, InvalidWorkflow
 
 if TYPE_CHECKING:
-    from . import _internal
+    from ._internal import Engine as RustEngine
 
 __all__ = ["get_session", "init_db"]
 
@@ -34,8 +36,8 @@ def init_db(url: str = "sqlite:///durable_functions.db") -> Engine:
     `sqlite:///:memory:` is a private store that every thread of this process shares and that is
     gone when the returned engine is.
 
-    Raises InvalidWorkflow for any other kind of database, Unavailable when the file can't be
-    opened, Corrupt when it is something else than such a database.
+    Raises InvalidWorkflow for another kind of database or a file that is none, Unavailable when
+    the file can't be opened.
     """
     parsed = make_url(url)
     _require_sqlite(parsed)
@@ -45,7 +47,9 @@ def init_db(url: str = "sqlite:///durable_functions.db") -> Engine:
         parsed = URL.create("sqlite", database=str(scratch.path))
     store = Store.at(Path(parsed.database or ""), scratch)
     store.migrate()
-    engine = sqlalchemy.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = sqlalchemy.create_engine(
+        parsed, module=sqlite, connect_args={"timeout": BUSY_TIMEOUT_S}
+    )
     if scratch is not None:
         event.listen(engine, "connect", _never_sync)
     _stores[engine] = store
@@ -58,17 +62,13 @@ def get_session(engine: Engine) -> Session:
 
 
 def store_of(engine: Engine) -> Store:
-    """The store behind a SQLAlchemy engine, also behind one that `init_db` did not make."""
+    """The store behind an engine that `init_db` returned."""
     store = _stores.get(engine)
     if store is None:
-        _require_sqlite(engine.url)
-        if engine.url.database in (None, "", ":memory:"):
-            raise InvalidWorkflow(
-                "an in-memory database must come from init_db('sqlite:///:memory:')"
-            )
-        store = Store.at(Path(engine.url.database or ""), None)
-        store.migrate()
-        _stores[engine] = store
+        raise InvalidWorkflow(
+            f"the engine of {engine.url} does not come from init_db. It has to: SQLAlchemy's own "
+            "SQLite must not share a file with that of this package (see durable_monty.sqlite)"
+        )
     store.check_process()
     return store
 
@@ -92,7 +92,7 @@ class Store:
         self.pid = os.getpid()
         self._scratch = scratch
         self._lock = threading.RLock()
-        self._engine: _internal.Engine | None = None
+        self._engine: RustEngine | None = None
         self._attached = 0
 
     @staticmethod
@@ -111,25 +111,21 @@ class Store:
         return f"sqlite:///{self.path}"
 
     @property
-    def engine(self) -> _internal.Engine:
+    def engine(self) -> RustEngine:
         """The Rust engine. Raises ForkError in a forked child."""
         self.check_process()
         engine = self._engine
         if engine is None:
-            from . import _internal
-
             with self._lock:
                 if self._engine is None:
                     synchronous = "full" if self._scratch is None else "off"
-                    self._engine = _internal.Engine.open(self.url, "process", synchronous)
+                    self._engine = native().Engine.open(self.url, "process", synchronous)
                 engine = self._engine
         return engine
 
     def migrate(self) -> None:
-        from . import _internal
-
         with self._lock:
-            _internal.migrate(self.url)
+            native().migrate(self.url)
 
     def check_process(self) -> None:
         """Raises ForkError when another process opened this store."""
@@ -149,7 +145,7 @@ class Store:
     def detach(self, grace_s: float) -> None:
         """Counterpart of `attach`; the last one waits for running calls."""
         with self._lock:
-            self._attached -= 1
+            self._attached = max(0, self._attached - 1)
             if self._attached == 0 and self._engine is not None:
                 self._engine.detach(grace_s)
 
@@ -200,15 +196,15 @@ def _require_sqlite(url: URL) -> None:
 _registry_lock = threading.RLock()
 _by_path: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
 _stores: weakref.WeakKeyDictionary[Engine, Store] = weakref.WeakKeyDictionary()
-_inherited: list[Any] = []
-"""What a forked child must never tear down: it belongs to threads that only the parent has."""
 
 
 def _forget_parent() -> None:
+    # In a forked child. What stands behind these belongs to threads that only the parent has.
     global _registry_lock, _by_path
-    for store in list(_stores.values()):
-        _inherited.append((store, store._engine))
+    for store in list(_by_path.values()):
+        leak(store._engine)
     for engine in list(_stores):
+        leak(engine.pool)
         engine.dispose(close=False)
     _registry_lock = threading.RLock()
     _by_path = weakref.WeakValueDictionary()

@@ -8,7 +8,7 @@ import inspect
 import json
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -203,8 +203,10 @@ def function_path(function: Callable[..., Any]) -> str:
     return f"{module_name}.{qualified}"
 
 
-def declare_functions(external_functions: Iterable[str | Callable[..., Any]]) -> str:
-    """The functions of a program as the engine wants them: JSON, options by name.
+def declare_functions(
+    external_functions: Iterable[str | Callable[..., Any]],
+) -> tuple[str, Collection[str]]:
+    """The functions of a program as the engine wants them (JSON, options by name), and the names.
 
     An entry is a registered name, a dotted import path (called by its last part), or a function.
     Raises InvalidWorkflow for an entry that is none of these. Warns about a bare name that is not
@@ -235,7 +237,7 @@ def declare_functions(external_functions: Iterable[str | Callable[..., Any]]) ->
             UserWarning,
             stacklevel=4,
         )
-    return json.dumps(declared)
+    return json.dumps(declared), declared.keys()
 
 
 def _name_and_target(entry: str | Callable[..., Any]) -> tuple[str, str]:

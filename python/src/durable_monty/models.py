@@ -80,8 +80,9 @@ class _Status(TypeDecorator[Any]):
         if value is None:
             return None
         if value == "resuming":
-            # What older code writes to claim an execution before it resumes it.
-            return "RUNNING"
+            # What older code writes to claim an execution before it resumes it. The engine's
+            # lease is the claim; until then the execution waits.
+            return "WAITING"
         word = self.kind(value).value
         return "SUCCESS" if word == "completed" else word.upper()
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from sqlalchemy.engine import Engine
 
+from .checks import check_inputs
 from .db import Store, store_of
 from .errors import (
     CallFailed,
     Conflict,
     ExecutionCancelled,
     ExecutionFailed,
-    InvalidWorkflow,
     NotCompleted,
     NotFound,
 )
@@ -113,8 +112,8 @@ class OrchestratorService:
         the place in the code, and TypeError for an input that has no JSON form.
         """
         given = dict(inputs or {})
-        functions = declare_functions(external_functions)
-        self._check_inputs(code, given)
+        functions, names = declare_functions(external_functions)
+        check_inputs(self._store.engine, code, functions, names, given)
         execution_id = self._store.engine.start(
             code,
             functions,
@@ -133,24 +132,12 @@ class OrchestratorService:
         inputs: Iterable[Mapping[str, Any]],
     ) -> list[str]:
         """Starts one execution of the same code for each set of inputs, in few commits."""
-        functions = declare_functions(external_functions)
+        functions, names = declare_functions(external_functions)
         starts: list[tuple[str, str, str]] = []
-        for given in inputs:
-            if not starts:
-                self._check_inputs(code, dict(given))
-            starts.append((code, functions, encode_object(dict(given), "inputs")))
+        for index, given in enumerate(map(dict, inputs)):
+            check_inputs(self._store.engine, code, functions, names, given)
+            starts.append((code, functions, encode_object(given, f"inputs[{index}]")))
         return self._store.engine.start_many(starts)
-
-    def _check_inputs(self, code: str, inputs: dict[str, Any]) -> None:
-        if not isinstance(code, str):
-            raise InvalidWorkflow(f"code is a {type(code).__name__}, it must be source text")
-        for name in inputs:
-            if not isinstance(name, str) or not name.isidentifier():
-                raise InvalidWorkflow(f"the input {name!r} is no name that code can use")
-            if name not in code:
-                warnings.warn(
-                    f"the input '{name}' is not used by the workflow", UserWarning, stacklevel=3
-                )
 
     # Looking
 

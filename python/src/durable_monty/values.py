@@ -35,6 +35,7 @@ _dump = json.JSONEncoder(
 ).encode
 _quote = json.encoder.encode_basestring
 _parse = json.JSONDecoder().decode
+_scan: Callable[[str, int], tuple[Any, int]] = vars(json.JSONDecoder())["scan_once"]
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _STRINGS = frozenset({str})
@@ -61,6 +62,9 @@ def encode(value: object, name: str = "result") -> str:
         return "null"
     elif kind is bool:
         return "true" if value else "false"
+    elif kind is float:
+        if math.isfinite(value):  # type: ignore[arg-type]
+            return repr(value)
     elif (kind is list or kind is dict) and _is_plain(value, 1):
         try:
             text = _dump(value)
@@ -84,7 +88,12 @@ def decode(text: str) -> Any:
     """The value of a JSON text. Raises ValueError for a text that is not in the mapping."""
     if '"$' in text:
         return json.loads(text, object_hook=_untagged)
-    return _parse(text)
+    try:
+        value, end = _scan(text, 0)
+    except StopIteration:
+        end = 0
+    # Blanks around the value, or no JSON at all: `_parse` knows.
+    return value if end == len(text) > 0 else _parse(text)
 
 
 def decode_object(text: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import Engine as Database
 from sqlalchemy.orm import Session
 
+from ..errors import Unavailable
 from ..failures import failure_of, split_error
 from ..models import Call, CallStatus
 from ..values import decode, decode_object, encode
@@ -97,7 +98,12 @@ class JobPoller:
     def _next_task(self, wait_s: float) -> Task | None:
         began = time.monotonic()
         self._is_waiting = True
-        task = self._engine.next_task(wait_s)
+        try:
+            task = self._engine.next_task(wait_s)
+        except Unavailable:
+            # The engine was closed under the worker: the process is about to end.
+            self._is_stopping = True
+            return None
         self._is_waiting = False
         if task is None and not self._is_stopping:
             # An engine that was detached answers at once.

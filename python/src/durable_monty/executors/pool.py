@@ -12,6 +12,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from ..context import current_task
+from ..errors import Unavailable
 from ..failures import failure_of
 from ..functions import FUNCTION_REGISTRY, get_function
 from ..values import decode, decode_object, encode
@@ -112,7 +113,12 @@ class CallPool:
     def _await_task(self) -> Task | None:
         """The next call; None when this thread is not needed any more."""
         while True:
-            task = self._engine.next_task(IDLE_S)
+            try:
+                task = self._engine.next_task(IDLE_S)
+            except Unavailable:
+                # The engine was closed under the worker: the process is about to end.
+                task = None
+                self._is_stopping = True
             with self._lock:
                 if task is not None:
                     self._idle -= 1

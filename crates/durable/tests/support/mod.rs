@@ -149,11 +149,14 @@ pub fn calls(engine: &Engine, id: ExecutionId) -> Vec<CallRecord> {
     engine.store().calls(id).unwrap()
 }
 
-/// An example, which is built with the tests.
+/// An example. `cargo test` builds them all; before `cargo test --test NAME` they are built with
+/// `cargo build --examples`.
 pub fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let release = tests.parent().unwrap().parent().unwrap();
-    release.join("examples").join(name)
+    let path = release.join("examples").join(name);
+    assert!(path.exists(), "{} is missing: cargo build --examples", path.display());
+    path
 }
 
 /// Interpreters in processes of their own.

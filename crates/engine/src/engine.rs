@@ -21,7 +21,7 @@ use crate::{
     owner::{ProcessTable, new_owner},
     ports::{Clock, OwnerProbe, Random, Spawn, SystemClock, SystemRandom, Threads},
     programs::{CachedProgram, Programs},
-    shell::{Load, Shell, rendezvous_ack, stop_loading},
+    shell::{Load, Shell, Visits, rendezvous_ack, stop_loading},
 };
 
 /// What an engine is made of. A simulation replaces what [`Parts::system`] puts in.
@@ -104,6 +104,7 @@ impl Engine {
             dispatcher: Mutex::new(Dispatcher::new(config.clone(), random.clone())),
             executor: RwLock::new(None),
             waiters: Mutex::default(),
+            visits: Visits::default(),
             loads,
             store,
             runner,

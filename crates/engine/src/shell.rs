@@ -6,7 +6,7 @@
 //! dispatcher under its lock and carries the resulting actions out after releasing it.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, mpsc},
 };
 
@@ -14,7 +14,7 @@ use durable_core::{
     CallId, Error, ExecutionId, Outcome, Owner, ProgramId, Result, Runner, Transition, replay,
 };
 use durable_store::{Control, Loaded, Store, Write, Written};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::{
     Config,
@@ -43,6 +43,7 @@ pub(crate) struct Shell {
     pub(crate) dispatcher: Mutex<Dispatcher>,
     pub(crate) executor: RwLock<Option<Arc<dyn Executor>>>,
     pub(crate) waiters: Mutex<Waiters>,
+    pub(crate) visits: Visits,
     pub(crate) loads: mpsc::Sender<Load>,
 }
 
@@ -51,6 +52,38 @@ pub(crate) struct Shell {
 pub(crate) struct Waiters {
     hooks: HashMap<ExecutionId, Vec<(u64, EndedHook)>>,
     next_ticket: u64,
+}
+
+/// Executions that somebody visits: one visitor at a time, or each would take the lease away
+/// from the one before.
+#[derive(Default)]
+pub(crate) struct Visits {
+    under_way: Mutex<HashSet<ExecutionId>>,
+    changed: Condvar,
+}
+
+/// The right to visit one execution, until it is dropped.
+struct Visiting<'a> {
+    visits: &'a Visits,
+    id: ExecutionId,
+}
+
+impl Visits {
+    /// Waits until nobody else visits the execution.
+    fn enter(&self, id: ExecutionId) -> Visiting<'_> {
+        let mut under_way = self.under_way.lock();
+        while !under_way.insert(id) {
+            self.changed.wait(&mut under_way);
+        }
+        Visiting { visits: self, id }
+    }
+}
+
+impl Drop for Visiting<'_> {
+    fn drop(&mut self) {
+        self.visits.under_way.lock().remove(&self.id);
+        self.visits.changed.notify_all();
+    }
 }
 
 /// Something to read from the store.
@@ -269,6 +302,7 @@ impl Shell {
         id: ExecutionId,
         control: Option<(Control, String)>,
     ) -> Result<()> {
+        let _visiting = self.visits.enter(id);
         let (ack, acked) = rendezvous_ack();
         if let Some((control, reason)) = &control
             && self.dispatcher.lock().holds(id)

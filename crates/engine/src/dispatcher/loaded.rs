@@ -115,6 +115,10 @@ impl Dispatcher {
             for arrival in old.arrived {
                 arrival.hand_over(id, out);
             }
+            if let Some(done) = old.visit {
+                let lost = durable_core::Error::conflict("the lease was lost meanwhile: try again");
+                out.push(Action::Answer(done, Err(lost)));
+            }
         }
         self.active.insert(id, active);
     }

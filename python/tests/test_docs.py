@@ -1,0 +1,73 @@
+"""What the documents show works as they show it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def run(block: str) -> dict[str, Any]:
+    names: dict[str, Any] = {"__name__": "docs"}
+    exec(compile(block, "block", "exec"), names)
+    return names
+
+
+def test_the_workflow_of_the_readme_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("README.md", "python")
+    run(block)
+    assert capsys.readouterr().out == "{'videos': ['encoded_a.mp4', 'encoded_b.mp4']}\n"
+
+
+def test_the_executors_of_the_page_run() -> None:
+    local, own = blocks("docs/EXECUTORS.md", "python")
+    names = run(local)
+    assert names["receipt"]["charged"] == 42
+    assert names["receipt"]["key"].startswith(f"{names['execution']}:")
+    assert run(own)["answer"] == 42
+
+
+def test_the_command_line_of_the_readme_runs(tmp_path: Path) -> None:
+    binary = ROOT / "target" / "release" / "durable"
+    (script,) = [block for block in blocks("README.md", "sh") if "durable run" in block]
+    (block,) = blocks("README.md", "python")
+    workflow = re.search(r'workflow = """\n(.*?)"""', block, re.DOTALL)
+    assert workflow is not None
+    (tmp_path / "workflow.py").write_text(workflow[1])
+    (tmp_path / "tasks.py").write_text("def encode_video(path):\n    return f'encoded_{path}'\n")
+    lines = script.replace("durable ", f"{binary} ", 1).splitlines()
+    command = lines[0] + f" --python {sys.executable}"
+    done = subprocess.run(
+        command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"videos": ["encoded_a.mp4", "encoded_b.mp4"]}
+    listed = subprocess.run(
+        [binary, "list", "--json"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert json.loads(listed.stdout.splitlines()[0])["status"] == "completed"
+
+
+@pytest.mark.parametrize("block", blocks("docs/WORKFLOWS.md", "python"))
+def test_the_workflows_of_the_page_are_accepted(block: str) -> None:
+    from durable_monty import OrchestratorService, init_db
+
+    service = OrchestratorService(init_db("sqlite:///:memory:"))
+    functions = ["encode_video", "generate_thumbnail", "fetch_price", "fetch"]
+    known = {"files": ["a.mp4"], "item": "pen", "url": "https://example.org"}
+    inputs = {name: value for name, value in known.items() if name in block}
+    with pytest.warns(UserWarning, match="not registered"):
+        service.start_execution(block, functions, inputs=inputs)

@@ -123,8 +123,11 @@ impl Clockwork {
 
     fn look_at_store(&mut self, shell: &Arc<Shell>, now_ms: UnixMs, sweep: bool) -> Result<()> {
         for id in shell.store.inboxes(&shell.owner)? {
-            if let Some(loaded) = shell.store.load(id)? {
-                shell.feed(Input::Inbox(Box::new(loaded)));
+            match shell.store.load(id) {
+                Ok(Some(loaded)) => shell.feed(Input::Inbox(Box::new(loaded))),
+                Ok(None) => {}
+                // One bad execution is no reason not to look at the others.
+                Err(error) => tracing::error!(execution = %id, %error, "its inbox can't be read"),
             }
         }
         shell.wake_remote_waiters();

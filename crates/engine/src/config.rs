@@ -25,6 +25,9 @@ pub struct Config {
     pub max_batch: usize,
     /// How often an advance that its runner lost is tried again before the execution is parked.
     pub max_lost_advances: u32,
+    /// How often in a row a transition that is not committed is tried again before the execution
+    /// is left to whoever leases it next.
+    pub max_failed_commits: u32,
     /// Wait before a commit that the store could not take is tried again.
     pub retry_commit_ms: u64,
     /// Most programs kept compiled and checked in memory.
@@ -43,6 +46,7 @@ impl Default for Config {
             hold_ms: 1_000,
             max_batch: 512,
             max_lost_advances: 3,
+            max_failed_commits: 20,
             retry_commit_ms: 200,
             max_cached_programs: 1_000,
         }

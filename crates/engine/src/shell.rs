@@ -11,7 +11,8 @@ use std::{
 };
 
 use durable_core::{
-    CallId, Error, ExecutionId, Outcome, Owner, ProgramId, Result, Runner, Transition, replay,
+    CallId, Draft, Error, Event, ExecutionId, Outcome, Owner, ProgramId, Result, Runner,
+    Transition, replay,
 };
 use durable_store::{Control, Loaded, Store, Write, Written};
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -273,8 +274,8 @@ impl Shell {
         Ok(Some(loaded))
     }
 
-    /// Finds the programs of leased executions; those whose program can't be read are given back
-    /// as they are, and the reason is logged.
+    /// Finds the programs of leased executions. Those whose program is damaged are parked; when it
+    /// could only not be read for now they are given back, to be claimed again soon.
     pub(crate) fn with_programs(
         self: &Arc<Self>,
         claimed: Vec<Loaded>,
@@ -283,17 +284,30 @@ impl Shell {
         for loaded in claimed {
             match self.programs.load(&loaded.program, &*self.store) {
                 Ok(program) => ready.push((loaded, program)),
-                Err(error) => {
-                    let id = loaded.execution.id;
-                    tracing::error!(execution = %id, %error, "the program can't be loaded");
-                    if let Some(lease) = loaded.lease {
-                        let write = Write::Release { execution: id, lease, wake_at_ms: None };
-                        self.commit_for(write, None, "a lease was not given back");
-                    }
-                }
+                Err(error) => self.give_back_without_program(loaded, &error),
             }
         }
         ready
+    }
+
+    fn give_back_without_program(self: &Arc<Self>, loaded: Loaded, error: &Error) {
+        let id = loaded.execution.id;
+        tracing::error!(execution = %id, %error, "the program can't be loaded");
+        let Some(lease) = loaded.lease else { return };
+        let now_ms = self.clock.now_ms();
+        let mut draft = Draft::new(loaded.execution, now_ms);
+        let is_damaged = matches!(error, Error::Corrupt(_) | Error::Invalid(_));
+        let reason = format!("the program can't be loaded: {error}");
+        let write = if is_damaged && draft.push(Event::ExecutionPaused { reason }).is_ok() {
+            let (transition, _) = draft.finish(lease, true);
+            Write::Transition(Box::new(transition))
+        } else {
+            let again_ms = now_ms.saturating_add(self.config.retry_commit_ms as i64);
+            // What is paused already waits for an operator.
+            let wake_at_ms = (!is_damaged).then_some(again_ms);
+            Write::Release { execution: id, lease, wake_at_ms }
+        };
+        self.commit_for(write, None, "a lease was not given back");
     }
 
     /// Asks whoever holds the execution to do something, or does it if nobody holds it.

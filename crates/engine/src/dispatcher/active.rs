@@ -37,6 +37,8 @@ pub(super) struct Active {
     pub(super) park: Option<String>,
     /// How often in a row the runner lost an advance.
     pub(super) lost_advances: u32,
+    /// How often in a row a transition was not committed.
+    pub(super) failed_commits: u32,
 }
 
 /// An attempt that the executor has.
@@ -119,6 +121,7 @@ impl Active {
             visit: None,
             park: None,
             lost_advances: 0,
+            failed_commits: 0,
         }
     }
 

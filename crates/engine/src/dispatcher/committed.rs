@@ -43,6 +43,15 @@ impl Dispatcher {
         for ack in commit.controls {
             out.push(Action::Answer(ack, Err(error.clone())));
         }
+        let Some(active) = self.active.get_mut(&id) else { return };
+        active.failed_commits += 1;
+        if active.failed_commits > self.config.max_failed_commits {
+            // Trying for ever would only keep the store busy. Whoever takes the lease when it has
+            // expired starts from what the store has.
+            tracing::error!(execution = %id, %error, "given up until its lease expires");
+            active.arrived.splice(0..0, commit.taken);
+            return self.drop_active(id, out);
+        }
         self.retreat(id, commit.taken, false, wait_ms, out);
     }
 
@@ -55,6 +64,7 @@ impl Dispatcher {
     ) {
         let Some(active) = self.active.get_mut(&id) else { return };
         active.live = commit.live;
+        active.failed_commits = 0;
         active.cold = commit.cold;
         let acks = commit.taken.into_iter().filter_map(|arrival| arrival.ack);
         out.extend(acks.chain(commit.controls).map(|ack| Action::Answer(ack, Ok(()))));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use durable_core::{Command, Execution, ExecutionId, Result, UnixMs};
+use durable_core::{Command, Error, Execution, ExecutionId, Result, UnixMs};
 use durable_store::{Control, Loaded};
 
 use super::active::{Ack, Active};
@@ -37,7 +37,7 @@ impl Dispatcher {
     ) {
         let id = loaded.execution.id;
         let Some(mut active) = open(loaded, program) else {
-            let gone = durable_core::Error::conflict("the lease was lost");
+            let gone = Error::conflict("the lease was lost");
             return out.push(Action::Answer(done, Err(gone)));
         };
         active.visit = Some(done);
@@ -74,8 +74,12 @@ impl Dispatcher {
                 tracing::warn!(execution = %id, "the lease was lost to another engine");
                 self.drop_active(id, out);
             }
+            Err(error @ Error::Corrupt(_)) => {
+                tracing::error!(execution = %id, %error, "its rows contradict each other");
+                self.drop_active(id, out);
+            }
             Err(error) => {
-                tracing::error!(execution = %id, %error, "the execution can't be loaded");
+                tracing::warn!(execution = %id, %error, "the execution can't be loaded now");
                 let after_ms = self.config.retry_commit_ms;
                 out.push(Action::Load { id, full: false, after_ms });
             }
@@ -116,7 +120,7 @@ impl Dispatcher {
                 arrival.hand_over(id, out);
             }
             if let Some(done) = old.visit {
-                let lost = durable_core::Error::conflict("the lease was lost meanwhile: try again");
+                let lost = Error::conflict("the lease was lost meanwhile: try again");
                 out.push(Action::Answer(done, Err(lost)));
             }
         }

@@ -296,7 +296,7 @@ impl Shell {
         let Some(lease) = loaded.lease else { return };
         let now_ms = self.clock.now_ms();
         let mut draft = Draft::new(loaded.execution, now_ms);
-        let is_damaged = matches!(error, Error::Corrupt(_) | Error::Invalid(_));
+        let is_damaged = matches!(error, Error::Corrupt(_));
         let reason = format!("the program can't be loaded: {error}");
         let write = if is_damaged && draft.push(Event::ExecutionPaused { reason }).is_ok() {
             let (transition, _) = draft.finish(lease, true);

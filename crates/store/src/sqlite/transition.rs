@@ -92,20 +92,28 @@ impl Writer<'_> {
     }
 
     fn write_events(&self) -> InTransaction<()> {
-        let transition = self.transition;
-        let mut insert = self.connection.prepare_cached(INSERT_EVENT)?;
-        for (index, event) in transition.events.iter().enumerate() {
-            let wire = wire::encode(event);
-            insert.execute(params![
-                self.id,
-                (transition.first_sequence + index as u64) as i64,
-                transition.after.version as i64,
-                wire.event_type,
-                wire.payload.to_string(),
-                transition.at_ms,
-            ])?;
-            self.write_row_of(event)?;
+        let mut sequence = self.transition.first_sequence;
+        for events in self.transition.events.chunks(INSERT_EVENTS.len()) {
+            self.insert_events(sequence, events)?;
+            sequence += events.len() as u64;
         }
+        self.transition.events.iter().try_for_each(|event| self.write_row_of(event))
+    }
+
+    /// Writes as many events as one statement takes.
+    fn insert_events(&self, first_sequence: u64, events: &[Event]) -> InTransaction<()> {
+        let mut insert = self.connection.prepare_cached(INSERT_EVENTS[events.len() - 1])?;
+        insert.raw_bind_parameter(1, &self.id)?;
+        insert.raw_bind_parameter(2, self.transition.after.version as i64)?;
+        insert.raw_bind_parameter(3, self.transition.at_ms)?;
+        for (index, event) in events.iter().enumerate() {
+            let wire = wire::encode(event);
+            let first = 4 + 3 * index;
+            insert.raw_bind_parameter(first, (first_sequence + index as u64) as i64)?;
+            insert.raw_bind_parameter(first + 1, wire.event_type)?;
+            insert.raw_bind_parameter(first + 2, wire.payload.to_string())?;
+        }
+        insert.raw_execute()?;
         Ok(())
     }
 
@@ -394,10 +402,28 @@ WHERE id = :id AND version = :expected_version AND next_sequence = :first_sequen
   AND EXISTS (SELECT 1 FROM execution_locks
               WHERE execution_id = :id AND locked_by = :owner AND epoch = :epoch)";
 
-const INSERT_EVENT: &str = "
-INSERT INTO execution_events
-    (execution_id, sequence, transition_number, event_type, event_payload, timestamp)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+macro_rules! insert_events {
+    ($($row:literal),+) => {
+        concat!(
+            "INSERT OR FAIL INTO execution_events (execution_id, transition_number, timestamp,
+                 sequence, event_type, event_payload) VALUES (?1, ?2, ?3, ",
+            insert_events!(@rows $($row),+),
+            ")"
+        )
+    };
+    (@rows $row:literal) => { $row };
+    (@rows $row:literal, $($rest:literal),+) => {
+        concat!($row, "), (?1, ?2, ?3, ", insert_events!(@rows $($rest),+))
+    };
+}
+
+/// Statements for one event, for two, and so on: a statement costs about as much as a row.
+const INSERT_EVENTS: [&str; 4] = [
+    insert_events!("?4, ?5, ?6"),
+    insert_events!("?4, ?5, ?6", "?7, ?8, ?9"),
+    insert_events!("?4, ?5, ?6", "?7, ?8, ?9", "?10, ?11, ?12"),
+    insert_events!("?4, ?5, ?6", "?7, ?8, ?9", "?10, ?11, ?12", "?13, ?14, ?15"),
+];
 
 // Calls are handed out as soon as the transition has committed: that is when they start.
 const INSERT_CALL: &str = r#"

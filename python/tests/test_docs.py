@@ -71,3 +71,19 @@ def test_the_workflows_of_the_page_are_accepted(block: str) -> None:
     inputs = {name: value for name, value in known.items() if name in block}
     with pytest.warns(UserWarning, match="not registered"):
         service.start_execution(block, functions, inputs=inputs)
+
+
+def test_the_queries_of_the_database_page_run() -> None:
+    from durable_monty import OrchestratorService, Worker, init_db
+
+    engine = init_db("sqlite:///:memory:")
+    service = OrchestratorService(engine)
+    service.start_execution("import asyncio\nawait asyncio.sleep(0.001)")
+    Worker(service).run(until_complete=True)
+    (script,) = blocks("docs/DATABASE.md", "sql")
+    with engine.connect() as connection:
+        found = [
+            connection.exec_driver_sql(query).all() for query in script.split(";") if query.strip()
+        ]
+    assert [len(rows) for rows in found] == [1, 1, 4, 1]
+    assert found[3] == [(0,)], "the lease is given back"

@@ -58,6 +58,13 @@ impl Dispatcher {
             && !was_stopped
             && let Err(error) = verify(journaled, &mut reached)
         {
+            // Only the journal is the truth: what disagrees with it may be the snapshot, for one
+            // that is intact may still stand at another place than its row says.
+            if active.cold.as_ref().is_some_and(|cold| cold.snapshot.is_some()) {
+                tracing::warn!(execution = %id, %error,
+                    "the snapshot does not fit the journal: the state is rebuilt from the journal");
+                return self.retreat(id, work.taken, true, 0, out);
+            }
             active.park = Some(error.to_string());
             return self.retreat(id, work.taken, false, 0, out);
         }

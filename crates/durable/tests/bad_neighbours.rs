@@ -1,5 +1,6 @@
 //! One bad execution beside a hundred good ones, with programs in worker processes: the good
 //! ones complete, and the bad one fails alone, with a reason that a person can act on.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

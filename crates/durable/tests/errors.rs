@@ -1,4 +1,5 @@
 //! What workflows see of functions that fail, and what people see of workflows that fail.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

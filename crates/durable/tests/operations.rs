@@ -1,4 +1,5 @@
 //! What operators and other processes do to executions.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 
@@ -25,12 +26,22 @@ struct Stage {
 }
 
 /// Tells when it is dropped before it was let off.
-struct Alarm(Option<mpsc::Sender<u32>>, u32);
+struct Alarm {
+    call: u32,
+    sender: Option<mpsc::Sender<u32>>,
+}
+
+impl Alarm {
+    fn let_off(&mut self) {
+        self.sender = None;
+    }
+}
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        if let Some(sender) = self.0.take() {
-            let _ = sender.send(self.1);
+        if let Some(sender) = self.sender.take() {
+            // The test may be over.
+            let _ = sender.send(self.call);
         }
     }
 }
@@ -51,11 +62,11 @@ impl Stage {
             .function_raw("slow", move |call| {
                 let gate = gate.clone();
                 calls.note(&call);
-                let mut alarm = Alarm(Some(stopped.clone()), call.call);
+                let mut alarm = Alarm { call: call.call, sender: Some(stopped.clone()) };
                 let _ = started.send(call.clone());
                 async move {
                     gate.pass().await;
-                    alarm.0 = None;
+                    alarm.let_off();
                     Ok(first(&call)?)
                 }
             })
@@ -216,7 +227,9 @@ fn delete_removes_every_row_of_an_execution_and_no_other() {
     let engine = durable.engine();
     let source = "import asyncio\nawait asyncio.sleep(0)\nprint('x')\nawait quick(1)";
     let ids = [0, 1].map(|_| durable.start(&workflow(source)).unwrap());
-    ids.map(|id| output(engine, id));
+    for id in ids {
+        output(engine, id);
+    }
     let rows = |id: ExecutionId, table| {
         stage.scene.count(&format!("SELECT count(*) FROM {table} WHERE execution_id = '{id}'"))
     };

@@ -1,4 +1,5 @@
 //! What `start` refuses, and that nothing is stored then.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Programs of all shapes end the same whether their snapshots are kept or lost at every restart.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

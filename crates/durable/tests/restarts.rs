@@ -1,4 +1,5 @@
 //! An execution whose engine is closed and opened again, over and over.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

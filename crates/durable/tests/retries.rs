@@ -1,4 +1,5 @@
 //! Attempts: how many, when, what the journal says of them, and that their count survives.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -1,5 +1,6 @@
 //! Snapshots are a cache: whatever happens to them between two runs of an engine, the executions
 //! go on as if nothing had happened. What they can't go on from is parked, with the reason.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 
@@ -247,6 +248,16 @@ fn snapshots_of_another_execution_are_not_taken_for_ones_own() {
             assert_eq!(sql.execute(rename, [from.as_str(), to]).unwrap(), 1);
         }
     }
+    midway.completes();
+    midway.every_state_was_rebuilt();
+}
+
+#[test]
+fn intact_snapshots_that_do_not_fit_the_journal_are_rebuilt() {
+    log();
+    let midway = Midway::new();
+    // As if it had been taken before all those calls were asked for.
+    midway.sql().execute("UPDATE execution_state SET position = 1", []).unwrap();
     midway.completes();
     midway.every_state_was_rebuilt();
 }

@@ -1,4 +1,5 @@
 //! `asyncio.sleep` is durable, and never ends early.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

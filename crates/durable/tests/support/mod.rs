@@ -1,5 +1,5 @@
 //! What the tests of the embedding crate share. Each of them uses a part of it.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::{
     collections::BTreeMap,

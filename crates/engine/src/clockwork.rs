@@ -20,10 +20,23 @@ pub(crate) struct Alarm {
 struct AlarmState {
     rung: bool,
     look_at_store: bool,
+    /// The earliest wake time of an execution that this engine gave back lately.
+    given_back_due_ms: Option<UnixMs>,
     stopped: bool,
 }
 
 impl Alarm {
+    /// An execution was given back, and is due then.
+    pub(crate) fn given_back(&self, due_ms: UnixMs) {
+        let mut state = self.state.lock();
+        let earlier = state.given_back_due_ms.is_none_or(|known_ms| due_ms < known_ms);
+        if earlier {
+            state.given_back_due_ms = Some(due_ms);
+            state.rung = true;
+            self.changed.notify_one();
+        }
+    }
+
     /// Something is due earlier, or there is room for more.
     pub(crate) fn ring(&self) {
         self.state.lock().rung = true;
@@ -85,6 +98,8 @@ impl Clockwork {
     /// Does what is due now.
     pub(crate) fn round(&mut self, shell: &Arc<Shell>, look_at_store: bool) -> Result<()> {
         shell.feed(Input::Tick);
+        let given_back_ms = shell.alarm.state.lock().given_back_due_ms.take();
+        self.next_due_ms = self.next_due_ms.into_iter().chain(given_back_ms).min();
         let now_ms = shell.clock.now_ms();
         let config = &shell.config;
         if now_ms >= self.next_renewal_ms {

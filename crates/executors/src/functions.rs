@@ -74,7 +74,11 @@ impl Functions {
     {
         let function = Arc::new(function);
         self.insert(name, move |call| {
-            let args = serde_json::from_str::<A>(call.args.as_str());
+            let args = match call.args.as_str() {
+                // No arguments: serde reads `()` from null, an empty tuple or array from [].
+                "[]" => serde_json::from_str("null").or_else(|_| serde_json::from_str::<A>("[]")),
+                args => serde_json::from_str(args),
+            };
             let function = function.clone();
             Box::pin(async move {
                 match args {

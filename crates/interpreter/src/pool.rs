@@ -61,7 +61,7 @@ pub struct PoolConfig {
 impl PoolConfig {
     /// One worker per core, 32 live executions each.
     pub fn new(isolation: Isolation, key: SnapshotKey) -> Self {
-        Self { isolation, workers: 0, live_per_worker: 128, key }
+        Self { isolation, workers: 0, live_per_worker: 64, key }
     }
 }
 

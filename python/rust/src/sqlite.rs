@@ -20,6 +20,9 @@ pub(crate) struct SqliteConnection {
     pid: u32,
 }
 
+/// The same for Python: rows are a list of tuples.
+type RanForPython<'py> = (Option<Vec<String>>, Bound<'py, PyList>, i64, i64);
+
 /// What a statement gave: column names, rows, changed rows (-1 when it only reads), last row id.
 type Ran = (Option<Vec<String>>, Vec<Vec<Value>>, i64, i64);
 
@@ -43,7 +46,7 @@ impl SqliteConnection {
         py: Python<'py>,
         sql: &str,
         parameters: &Bound<'py, PyAny>,
-    ) -> PyResult<(Option<Vec<String>>, Bound<'py, PyList>, i64, i64)> {
+    ) -> PyResult<RanForPython<'py>> {
         self.check_process(py)?;
         let parameters = Parameters::from_python(parameters)?;
         let ran = py.detach(|| match &*self.connection.lock() {
@@ -145,8 +148,7 @@ fn run(connection: &Connection, sql: &str, parameters: &Parameters) -> rusqlite:
     parameters.bind(&mut statement)?;
     let reads = statement.readonly();
     let width = statement.column_count();
-    let columns =
-        (width > 0).then(|| statement.column_names().into_iter().map(str::to_owned).collect());
+    let columns = (width > 0).then(|| statement.column_names().map(str::to_owned).collect());
     let mut found = Vec::new();
     let mut rows = statement.raw_query();
     while let Some(row) = rows.next()? {

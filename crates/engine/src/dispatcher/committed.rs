@@ -74,6 +74,7 @@ impl Dispatcher {
             if let Some(done) = active.visit.take() {
                 out.push(Action::Answer(done, Ok(())));
             }
+            out.extend(state.wake_at_ms().map(Action::GivenBack));
             active.phase = Phase::Idle(state);
             self.drop_active(id, out);
             if ended {

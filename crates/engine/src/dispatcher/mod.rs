@@ -94,6 +94,8 @@ pub(crate) enum Action {
     Answer(Ack, Result<()>),
     /// The execution has ended.
     Ended(ExecutionId),
+    /// An execution was given back in a commit, and is due at this time.
+    GivenBack(UnixMs),
     /// A timer is due earlier than the clockwork knows, or there is room for more work.
     WakeClockwork,
 }

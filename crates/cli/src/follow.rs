@@ -20,9 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const GIVE_BACK: Duration = Duration::from_millis(500);
 
 /// Waits until an execution has ended, is paused, or a signal comes; then gives back what the
-/// engine holds. Gives the execution as it is then.
-pub(crate) fn follow(engine: &Engine, id: ExecutionId, inbox: &Inbox) -> Result<ExecutionRecord> {
-    let mut progress = Progress::new(id, engine.store())?;
+/// engine holds. Gives the execution as it is then. `is_new` when this command started it.
+pub(crate) fn follow(
+    engine: &Engine,
+    id: ExecutionId,
+    is_new: bool,
+    inbox: &Inbox,
+) -> Result<ExecutionRecord> {
+    let mut progress = Progress::new(id, engine.store(), is_new)?;
     let followed = wait(engine, id, inbox, &mut progress);
     let patience = match &followed {
         Ok(Followed::Interrupted) => PATIENCE,

@@ -41,9 +41,9 @@ enum Display {
 }
 
 impl Progress {
-    /// Begins to follow. What happened before is counted, but what was printed then is not
-    /// printed again.
-    pub(crate) fn new(id: ExecutionId, store: &dyn Store) -> Result<Self> {
+    /// Begins to follow. What an earlier run of the command has printed is not printed again, so
+    /// what happened before is only counted, unless the execution `is_new`.
+    pub(crate) fn new(id: ExecutionId, store: &dyn Store, is_new: bool) -> Result<Self> {
         let display = if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{spinner} {msg}")
@@ -54,7 +54,7 @@ impl Progress {
         };
         let (counts, last_sequence) = (Counts::default(), 0);
         let mut progress = Self { id, began: Instant::now(), last_sequence, counts, display };
-        progress.read(store, false)?;
+        progress.read(store, is_new)?;
         Ok(progress)
     }
 

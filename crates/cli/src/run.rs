@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use durable::{
-    Config, Definition, Engine, Error, ExecutionId, ExecutionRecord, Limits, Location, Payload,
-    Program, Start, Status,
+    Clock as _, Config, Definition, Engine, Error, ExecutionId, ExecutionRecord, Limits, Location,
+    Payload, Program, Start, Status, SystemClock,
 };
 use serde_json::Value;
 
@@ -46,6 +46,7 @@ pub(crate) fn run(url: &str, command: &args::Run) -> Result<Exit> {
         return Ok(Exit::Interrupted);
     }
     engine.attach(functions.executor())?;
+    let began_ms = SystemClock::default().now_ms();
     let id = match engine.start(start) {
         Ok(id) => id,
         Err(error) => {
@@ -55,7 +56,8 @@ pub(crate) fn run(url: &str, command: &args::Run) -> Result<Exit> {
     };
     text::say(&format!("execution {id}"));
     functions.serve(id);
-    let record = follow(&engine, id, &inbox)?;
+    let is_new = engine.execution(id)?.created_at_ms >= began_ms;
+    let record = follow(&engine, id, is_new, &inbox)?;
     report(&engine, &record, &how_to_resume(id, url, &command.host))
 }
 
@@ -89,7 +91,7 @@ pub(crate) fn resume(url: &str, command: &args::Resume) -> Result<Exit> {
     }
     engine.attach(functions.executor())?;
     text::say(&format!("execution {id}"));
-    let record = follow(&engine, id, &inbox)?;
+    let record = follow(&engine, id, false, &inbox)?;
     report(&engine, &record, &hint)
 }
 

@@ -31,7 +31,7 @@ pub use durable_core::{
     CallStatus, Definition, Error, ExecutionId, Failure, FunctionOptions, Limits, Outcome, Payload,
     Program, Recorded, Result, RetryPolicy, Status, wire,
 };
-pub use durable_engine::{CallRequest, Config, Engine, Executor, Start};
+pub use durable_engine::{CallRequest, Clock, Config, Engine, Executor, Start, SystemClock};
 pub use durable_executors::{FunctionError, Functions, PullQueue};
 pub use durable_interpreter::{LimitedAllocator, WorkerCommand};
 pub use durable_store::{CallRecord, ExecutionRecord, ListFilter};

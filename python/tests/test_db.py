@@ -155,6 +155,18 @@ Worker(OrchestratorService(init_db({url!r}))).run(until_complete=True)
     assert steps == 200
 
 
+def test_workflow_code_that_is_trusted_may_run_on_threads(url: str) -> None:
+    register_function("double")(lambda i: 2 * i)
+    service = OrchestratorService(init_db(url, isolation="thread"))
+    execution_id = service.start_execution("await double(21)", ["double"])
+    Worker(service).run(until_complete=True)
+    assert service.get_result(execution_id) == 42
+    with pytest.raises(InvalidWorkflow, match="isolation='thread'"):
+        init_db(url)
+    with pytest.raises(InvalidWorkflow, match="expected 'process' or 'thread'"):
+        init_db(url, isolation="none")  # type: ignore[arg-type]
+
+
 def test_errors_are_one_tree() -> None:
     import durable_monty.errors as errors
 

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy
 from sqlalchemy import event
@@ -28,24 +28,34 @@ __all__ = ["get_session", "init_db"]
 
 BUSY_TIMEOUT_S = 30
 
+Isolation = Literal["process", "thread"]
 
-def init_db(url: str = "sqlite:///durable_functions.db") -> Engine:
+
+def init_db(
+    url: str = "sqlite:///durable_functions.db", *, isolation: Isolation = "process"
+) -> Engine:
     """Creates the database or brings its schema up to date, and returns a SQLAlchemy engine.
 
     `sqlite:///relative/path.db` and `sqlite:////absolute/path.db` are files.
     `sqlite:///:memory:` is a private store that every thread of this process shares and that is
     gone when the returned engine is.
 
-    Raises InvalidWorkflow for another kind of database or a file that is none, Unavailable when
-    the file can't be opened.
+    Workflow code runs in worker processes with limits on time and memory. `isolation="thread"`
+    runs it on threads of this process: somewhat quicker, and only for code you trust, because a
+    program that overflows the stack or never ends takes the process with it.
+
+    Raises InvalidWorkflow for another kind of database, a file that is none, or a database that
+    this process has open with another isolation; Unavailable when the file can't be opened.
     """
+    if isolation not in ("process", "thread"):
+        raise InvalidWorkflow(f"isolation is {isolation!r}, expected 'process' or 'thread'")
     parsed = make_url(url)
     _require_sqlite(parsed)
     scratch = None
     if parsed.database in (None, "", ":memory:"):
         scratch = _Scratch()
         parsed = URL.create("sqlite", database=str(scratch.path))
-    store = Store.at(Path(parsed.database or ""), scratch)
+    store = Store.at(Path(parsed.database or ""), scratch, isolation)
     store.migrate()
     engine = sqlalchemy.create_engine(
         parsed, module=sqlite, connect_args={"timeout": BUSY_TIMEOUT_S}
@@ -87,8 +97,9 @@ def only_engine() -> Engine:
 class Store:
     """One database file and its Rust engine, which is opened when it is first needed."""
 
-    def __init__(self, path: Path, scratch: _Scratch | None) -> None:
+    def __init__(self, path: Path, scratch: _Scratch | None, isolation: Isolation) -> None:
         self.path = path
+        self.isolation = isolation
         self.pid = os.getpid()
         self._scratch = scratch
         self._lock = threading.RLock()
@@ -96,14 +107,18 @@ class Store:
         self._attached = 0
 
     @staticmethod
-    def at(path: Path, scratch: _Scratch | None) -> Store:
+    def at(path: Path, scratch: _Scratch | None, isolation: Isolation) -> Store:
         """The process's store for a file; the same one for the same file."""
         path = path.absolute()
         key = os.path.realpath(path)
         with _registry_lock:
             store = _by_path.get(key)
             if store is None:
-                store = _by_path[key] = Store(path, scratch)
+                store = _by_path[key] = Store(path, scratch, isolation)
+            if store.isolation != isolation:
+                raise InvalidWorkflow(
+                    f"{store.url} is open with isolation={store.isolation!r} in this process"
+                )
             return store
 
     @property
@@ -119,7 +134,7 @@ class Store:
             with self._lock:
                 if self._engine is None:
                     synchronous = "full" if self._scratch is None else "off"
-                    self._engine = native().Engine.open(self.url, "process", synchronous)
+                    self._engine = native().Engine.open(self.url, self.isolation, synchronous)
                 engine = self._engine
         return engine
 

@@ -21,8 +21,11 @@ use crate::{
     owner::{ProcessTable, new_owner},
     ports::{Clock, OwnerProbe, Random, Spawn, SystemClock, SystemRandom, Threads},
     programs::{CachedProgram, Programs},
-    shell::{Load, Shell, Visits, rendezvous_ack, stop_loading},
+    shell::{Creations, Load, Shell, Visits, rendezvous_ack, stop_loading},
 };
+
+/// How long the creation of an execution waits for its first transition, to be committed with it.
+const MAX_CREATION_WAIT: Duration = Duration::from_millis(1);
 
 /// What an engine is made of. A simulation replaces what [`Parts::system`] puts in.
 pub struct Parts {
@@ -105,6 +108,7 @@ impl Engine {
             executor: RwLock::new(None),
             waiters: Mutex::default(),
             visits: Visits::default(),
+            creations: Creations::default(),
             loads,
             store,
             runner,
@@ -221,13 +225,33 @@ impl Engine {
             }
         }
         drop(sender);
-        self.shell.committer.submit_all(writes);
+        let alone = match begun.as_slice() {
+            [Input::Created { id, .. }] if writes.len() == 1 => Some(*id),
+            _ => None,
+        };
+        match (alone, writes.pop()) {
+            (Some(id), Some(creation)) => self.shell.creations.put(id, creation),
+            (_, last) => {
+                writes.extend(last);
+                self.shell.committer.submit_all(writes);
+            }
+        }
         // The program may run while its execution is being made durable: its first transition is
         // queued behind that, and no call leaves before both are committed.
         for input in begun {
             self.shell.feed(input);
         }
         let mut ids: Vec<(usize, ExecutionId)> = Vec::new();
+        if let Some(id) = alone {
+            match answers.recv_timeout(MAX_CREATION_WAIT) {
+                Ok((index, answer)) => ids.push((index, answer?)),
+                // The program takes its time: its execution is made durable without it.
+                Err(_) => self
+                    .shell
+                    .committer
+                    .submit_all(self.shell.creations.take(id).into_iter().collect()),
+            }
+        }
         for (index, answer) in answers {
             ids.push((index, answer?));
         }

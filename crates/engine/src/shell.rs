@@ -45,6 +45,7 @@ pub(crate) struct Shell {
     pub(crate) executor: RwLock<Option<Arc<dyn Executor>>>,
     pub(crate) waiters: Mutex<Waiters>,
     pub(crate) visits: Visits,
+    pub(crate) creations: Creations,
     pub(crate) loads: mpsc::Sender<Load>,
 }
 
@@ -53,6 +54,24 @@ pub(crate) struct Shell {
 pub(crate) struct Waiters {
     hooks: HashMap<ExecutionId, Vec<(u64, EndedHook)>>,
     next_ticket: u64,
+}
+
+/// Creations that wait to be committed together with the first transition of their execution:
+/// one fsync for both, when the program is quick.
+#[derive(Default)]
+pub(crate) struct Creations {
+    waiting: Mutex<HashMap<ExecutionId, (Write, Answer)>>,
+}
+
+impl Creations {
+    pub(crate) fn put(&self, id: ExecutionId, creation: (Write, Answer)) {
+        self.waiting.lock().insert(id, creation);
+    }
+
+    /// Takes a creation to commit it; whoever gets it has to.
+    pub(crate) fn take(&self, id: ExecutionId) -> Option<(Write, Answer)> {
+        self.waiting.lock().remove(&id)
+    }
 }
 
 /// Executions that somebody visits: one visitor at a time, or each would take the lease away
@@ -215,7 +234,8 @@ impl Shell {
         transition: Box<Transition>,
         dictionary: Option<(ProgramId, durable_core::Dictionary)>,
     ) {
-        let mut writes: Vec<(Write, Answer)> = Vec::with_capacity(2);
+        let mut writes: Vec<(Write, Answer)> = Vec::with_capacity(3);
+        writes.extend(self.creations.take(id));
         if let Some((program, dictionary)) = dictionary {
             let shell = self.clone();
             let known = program.clone();

@@ -3,8 +3,10 @@
 use std::{
     collections::HashMap,
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{Arc, OnceLock},
+    task::{Context, Poll},
 };
 
 use durable_core::{CallId, Error, ExecutionId, Failure, Outcome, Payload, Result};
@@ -133,16 +135,36 @@ impl Functions {
             return;
         };
         let running = self.running.clone();
-        // A task of its own, so that a panic in the function ends only the function.
-        let function = self.runtime.spawn(function(call.clone()));
-        self.running.lock().insert(key, function.abort_handle());
-        self.runtime.spawn(async move {
-            let outcome = function.await.unwrap_or_else(|error| {
-                Outcome::Failed(Failure::new("RuntimeError", format!("the function {error}")))
-            });
+        // The entry is made before the task can remove it.
+        let mut entries = self.running.lock();
+        let task = self.runtime.spawn(async move {
+            let attempt = call.clone();
+            let outcome = Caught(Box::pin(async move { function(attempt).await })).await;
             running.lock().remove(&key);
             outcomes.report(&call, outcome);
         });
+        entries.insert(key, task.abort_handle());
+    }
+}
+
+/// A running function whose panic is its failure.
+struct Caught(Running);
+
+impl Future for Caught {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Outcome> {
+        // Nothing of a future that panicked is looked at again.
+        let polled = catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(context)));
+        polled.unwrap_or_else(|panic| {
+            let said = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("without a message");
+            let message = format!("the function panicked: {said}");
+            Poll::Ready(Outcome::Failed(Failure::new("RuntimeError", message)))
+        })
     }
 }
 

@@ -23,7 +23,7 @@ const CHECKPOINT_PAGES: u32 = 4_000;
 /// A log that grew under a long read is cut back to this.
 const LOG_LIMIT_BYTES: u64 = 64 << 20;
 /// Page cache of the writer, in KiB (SQLite wants it negative).
-const WRITER_CACHE_KIB: i64 = -8 << 10;
+const WRITER_CACHE_KIB: i64 = -6 << 10;
 /// Readers kept open for the next read.
 const MAX_IDLE_READERS: usize = 4;
 /// Statements kept prepared by a connection; more than there are.

@@ -90,16 +90,21 @@ fn timed(settings: &Settings, mut run: impl FnMut(&Bench) -> Result<()>) -> Resu
 }
 
 fn sequence(settings: &Settings, peer: &str) -> Result<()> {
+    one_execution(settings, peer, "W1", SEQUENCE)
+}
+
+/// One execution of a program that makes `n` steps and adds up what they give.
+fn one_execution(settings: &Settings, peer: &str, workload: &str, source: &str) -> Result<()> {
     let n = settings.scaled(1_000);
     let seconds = timed(settings, |bench| {
-        let id = bench.durable.start(&Workflow::new(SEQUENCE).input("n", n)?)?;
+        let id = bench.durable.start(&Workflow::new(source).input("n", n)?)?;
         ensure!(bench.durable.result::<usize>(id)? == n * (n + 1) / 2);
         Ok(())
     })?;
     let s = median(&seconds);
     emit(
         peer,
-        "W1",
+        workload,
         &[
             ("n", n.into()),
             ("seconds", rounded(s)),
@@ -137,24 +142,7 @@ fn fan(settings: &Settings, peer: &str) -> Result<()> {
 }
 
 fn wide(settings: &Settings, peer: &str) -> Result<()> {
-    let n = settings.scaled(1_000);
-    let seconds = timed(settings, |bench| {
-        let id = bench.durable.start(&Workflow::new(WIDE).input("n", n)?)?;
-        ensure!(bench.durable.result::<usize>(id)? == n * (n + 1) / 2);
-        Ok(())
-    })?;
-    let s = median(&seconds);
-    emit(
-        peer,
-        "W3",
-        &[
-            ("n", n.into()),
-            ("seconds", rounded(s)),
-            ("steps_per_s", rounded(n as f64 / s)),
-            ("runs", all_rounded(&seconds)),
-        ],
-    );
-    Ok(())
+    one_execution(settings, peer, "W3", WIDE)
 }
 
 fn latency(settings: &Settings, peer: &str) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The journal's entries.
 
-use crate::{CallId, ExecutionId, Failure, NewCall, Outcome, Payload, Request, UnixMs};
+use crate::{CallId, Command, ExecutionId, Failure, NewCall, Outcome, Payload, Request, UnixMs};
 
 /// One thing that happened to an execution.
 ///
@@ -126,6 +126,14 @@ impl Call {
     /// Whether it is a timer.
     pub fn is_timer(&self) -> bool {
         matches!(self.new.request, Request::Timer { .. })
+    }
+
+    /// What has to be done for it: run its attempt, or look at it again when it is due.
+    pub fn command(&self) -> Command {
+        match self.due_ms {
+            Some(due_ms) => Command::WakeAt { call: self.id(), due_ms },
+            None => Command::RunCall { call: self.id(), attempt: self.attempt },
+        }
     }
 
     /// The key that every attempt of a call is given, so that a function can recognise

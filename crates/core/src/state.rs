@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Call, CallId, ExecutionId, Status, UnixMs};
+use crate::{Call, CallId, Command, ExecutionId, Status, UnixMs};
 
 /// What is known of an execution after some transition.
 ///
@@ -55,5 +55,10 @@ impl Execution {
             Status::Waiting => self.open_calls.values().map(|call| call.due_ms.unwrap_or(0)).min(),
             Status::Paused | Status::Completed | Status::Failed | Status::Cancelled => None,
         }
+    }
+
+    /// What has to be done for everything that is open, as if it had just been asked for.
+    pub fn open_commands(&self) -> Vec<Command> {
+        self.open_calls.values().map(Call::command).collect()
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     owner::{ProcessTable, new_owner},
     ports::{Clock, OwnerProbe, Random, Spawn, SystemClock, SystemRandom, Threads},
     programs::{CachedProgram, Programs},
-    shell::{Creations, Load, Shell, Visits, rendezvous_ack, stop_loading},
+    shell::{Creations, Shell, Visits, rendezvous_ack},
 };
 
 /// How long the creation of an execution waits for its first transition, to be committed with it.
@@ -448,7 +448,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.shell.alarm.stop();
         self.shell.committer.close();
-        let _ = self.shell.loads.send(Load { id: stop_loading(), full: false, after_ms: 0 });
+        let _ = self.shell.loads.send(None);
         *self.shell.executor.write() = None;
     }
 }

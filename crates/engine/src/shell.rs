@@ -46,7 +46,8 @@ pub(crate) struct Shell {
     pub(crate) waiters: Mutex<Waiters>,
     pub(crate) visits: Visits,
     pub(crate) creations: Creations,
-    pub(crate) loads: mpsc::Sender<Load>,
+    /// `None` ends the loader.
+    pub(crate) loads: mpsc::Sender<Option<Load>>,
 }
 
 /// Who waits for the end of which execution.
@@ -209,11 +210,12 @@ impl Shell {
             }
             Action::Load { id, full, after_ms } => {
                 // The loader ends only with the engine itself.
-                let _ = self.loads.send(Load { id, full, after_ms });
+                let _ = self.loads.send(Some(Load { id, full, after_ms }));
             }
             Action::Submit(calls) => match &*self.executor.read() {
                 Some(executor) => executor.submit(calls),
-                None => unreachable!("calls are run only while an executor is attached"),
+                // It was taken away in this very moment: whoever leases them next runs them.
+                None => tracing::debug!(calls = calls.len(), "no executor is attached any more"),
             },
             Action::Cancel { id, call, attempt } => {
                 if let Some(executor) = &*self.executor.read() {
@@ -273,11 +275,8 @@ impl Shell {
     }
 
     /// Reads what the dispatcher asked for, one after the other, until the engine is dropped.
-    pub(crate) fn run_loader(self: &Arc<Self>, loads: &mpsc::Receiver<Load>) {
-        while let Ok(load) = loads.recv() {
-            if load.id == stop_loading() {
-                return;
-            }
+    pub(crate) fn run_loader(self: &Arc<Self>, loads: &mpsc::Receiver<Option<Load>>) {
+        while let Ok(Some(load)) = loads.recv() {
             if load.after_ms > 0 {
                 std::thread::sleep(std::time::Duration::from_millis(load.after_ms));
             }
@@ -377,11 +376,6 @@ impl Shell {
         owners.retain(|owner| self.probe.is_gone(owner));
         Ok(owners)
     }
-}
-
-/// The id that tells the loader to stop; no execution has it.
-pub(crate) fn stop_loading() -> ExecutionId {
-    ExecutionId::new(0, [0; 10])
 }
 
 fn whole_journal(store: &dyn Store, id: ExecutionId) -> Result<Vec<durable_core::Recorded>> {

@@ -18,8 +18,5 @@ pub(super) fn apply(execution: &mut Execution, call: &Call) -> Result<Vec<Comman
     execution.groups = execution.groups.max(call.group);
     execution.open_calls.insert(call.id(), call.clone());
     execution.status = Status::Waiting;
-    Ok(vec![match call.due_ms {
-        Some(due_ms) => Command::WakeAt { call: call.id(), due_ms },
-        None => Command::RunCall { call: call.id(), attempt: call.attempt },
-    }])
+    Ok(vec![call.command()])
 }

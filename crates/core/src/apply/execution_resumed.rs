@@ -6,12 +6,5 @@ use crate::{Command, Execution, Result, Status};
 pub(super) fn apply(execution: &mut Execution) -> Result<Vec<Command>> {
     require(execution, &[Status::Paused], "be resumed")?;
     execution.status = if execution.started { under_way(execution) } else { Status::Scheduled };
-    Ok(execution
-        .open_calls
-        .values()
-        .map(|call| match call.due_ms {
-            Some(due_ms) => Command::WakeAt { call: call.id(), due_ms },
-            None => Command::RunCall { call: call.id(), attempt: call.attempt },
-        })
-        .collect())
+    Ok(execution.open_commands())
 }

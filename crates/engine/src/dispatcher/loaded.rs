@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use durable_core::{Command, Error, Execution, ExecutionId, Result, UnixMs};
+use durable_core::{Error, ExecutionId, Result, UnixMs};
 use durable_store::{Control, Loaded};
 
 use super::active::{Ack, Active};
@@ -134,8 +134,10 @@ impl Dispatcher {
             return;
         };
         let arrived: Vec<_> = active.arrived.iter().map(|arrival| arrival.call).collect();
+        let is_waited_for = |call: &durable_core::Call| !arrived.contains(&call.id());
         if !matches!(state.status, durable_core::Status::Paused) {
-            let commands = open_commands(&state, &arrived);
+            let open = state.open_calls.values().filter(|call| is_waited_for(call));
+            let commands = open.map(durable_core::Call::command).collect();
             self.run_commands(now_ms, id, &state, commands, out);
         }
         if let Some(active) = self.active.get_mut(&id) {
@@ -163,16 +165,4 @@ fn inbox_of(loaded: &Loaded) -> impl Iterator<Item = Arrival> + '_ {
         came: Came::Inbox(outcome.clone()),
         ack: None,
     })
-}
-
-fn open_commands(state: &Execution, arrived: &[durable_core::CallId]) -> Vec<Command> {
-    state
-        .open_calls
-        .values()
-        .filter(|call| !arrived.contains(&call.id()))
-        .map(|call| match call.due_ms {
-            Some(due_ms) => Command::WakeAt { call: call.id(), due_ms },
-            None => Command::RunCall { call: call.id(), attempt: call.attempt },
-        })
-        .collect()
 }

@@ -5,7 +5,10 @@ PY    := $(VENV)/bin/python
 BIN   := target/release/durable
 RUST  := $(shell find crates python/rust -name '*.rs' -o -name '*.sql' -o -name 'Cargo.toml') Cargo.toml Cargo.lock
 
-.PHONY: help setup demo test test-rust test-python lint fmt bench clean
+# Where the services are that `make services` started, if it did.
+SERVICES := set -a; [ ! -e target/services/env ] || . target/services/env; set +a;
+
+.PHONY: help setup demo test test-rust test-python services services-down lint fmt bench clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,15 +32,22 @@ $(VENV)/.installed: $(VENV)/.tools $(RUST) $(BIN)
 demo: setup ## Run the video example on SQLite: killed in the middle, continued, output shown
 	PATH="$(CURDIR)/target/release:$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) examples/demo.py
 
-test: test-rust test-python ## Run every test
+test: setup ## Run every test, beside a PostgreSQL, a MariaDB and a Redis of their own
+	scripts/services run $(MAKE) test-rust test-python
 
 test-rust: $(BIN)
-	cargo nextest run --release --locked --workspace --exclude durable-python || \
+	$(SERVICES) cargo nextest run --release --locked --workspace --exclude durable-python || \
 	  { command -v cargo-nextest >/dev/null && exit 1 || cargo test --release --locked --workspace --exclude durable-python; }
 	cargo test --release --locked --workspace --exclude durable-python --doc
 
 test-python: setup
-	PATH="$(CURDIR)/target/release:$$PATH" $(PY) -m pytest -q python/tests
+	$(SERVICES) PATH="$(CURDIR)/target/release:$$PATH" $(PY) -m pytest -q python/tests
+
+services: ## Start a PostgreSQL, a MariaDB and a Redis for tests, and leave them running
+	scripts/services up
+
+services-down: ## End them
+	scripts/services down
 
 lint: $(VENV)/.tools ## Check format, clippy, ruff and mypy
 	cargo fmt --all --check

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -15,6 +16,18 @@ from durable_monty import FUNCTION_REGISTRY, OrchestratorService, Worker, init_d
 
 PATIENCE_S = 30.0
 """How long a test waits for what must happen; only a failing test ever waits that long."""
+
+
+def service_url(name: str) -> str:
+    """Where the test service behind an environment variable is. The test is skipped when there is
+    none, except on CI."""
+    url = os.environ.get(name)
+    if url is None:
+        reason = f"{name} is not set: scripts/services run, or make test, starts what it needs"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return url
 
 
 @pytest.fixture(autouse=True)

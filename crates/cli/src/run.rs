@@ -31,6 +31,7 @@ pub(crate) fn run(url: &str, command: &args::Run) -> Result<Exit> {
         program: Arc::new(Program::new(definition)),
         inputs: Payload::from_value(&Value::Object(inputs)),
         workflow_id: command.name.clone().unwrap_or_else(|| stem(&command.file)),
+        labels: durable::Labels::default(),
         idempotency_key: command.key.clone(),
     };
     let config = match command.key {

@@ -31,10 +31,14 @@ pub use durable_core::{
     CallStatus, Definition, Error, ExecutionId, Failure, FunctionOptions, Limits, Outcome, Payload,
     Program, Recorded, Result, RetryPolicy, Status, wire,
 };
-pub use durable_engine::{CallRequest, Clock, Config, Engine, Executor, Start, SystemClock};
+pub use durable_engine::{
+    Announcement, CallRequest, Clock, Config, Engine, Executor, Start, SystemClock,
+};
 pub use durable_executors::{FunctionError, Functions, PullQueue};
 pub use durable_interpreter::{LimitedAllocator, WorkerCommand};
-pub use durable_store::{CallRecord, ExecutionRecord, ListFilter};
+pub use durable_store::{
+    CallRecord, ExecutionRecord, Labels, ListFilter, Role, TokenRecord, WorkerRecord,
+};
 pub use location::{Location, migrate};
 pub use worker::{run_worker_if_asked, worker_main};
 pub use workflow::Workflow;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use durable_core::{Definition, Error, FunctionOptions, Limits, Payload, Program, Result};
 use durable_engine::Start;
+use durable_store::Labels;
 use serde::Serialize;
 
 /// A workflow to start: source, inputs, and how its calls are run.
@@ -22,6 +23,7 @@ pub struct Workflow {
     inputs: serde_json::Map<String, serde_json::Value>,
     functions: BTreeMap<String, FunctionOptions>,
     limits: Limits,
+    labels: Labels,
     idempotency_key: Option<String>,
 }
 
@@ -34,6 +36,7 @@ impl Workflow {
             inputs: serde_json::Map::new(),
             functions: BTreeMap::new(),
             limits: Limits::default(),
+            labels: Labels::default(),
             idempotency_key: None,
         }
     }
@@ -84,7 +87,28 @@ impl Workflow {
         self
     }
 
-    /// Two starts with the same key are one.
+    /// The tenant it belongs to.
+    #[must_use]
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.labels.namespace);
+        self
+    }
+
+    /// The queue that workers take it from.
+    #[must_use]
+    pub fn queue(mut self, queue: &str) -> Self {
+        queue.clone_into(&mut self.labels.queue);
+        self
+    }
+
+    /// A word to find it by.
+    #[must_use]
+    pub fn tag(mut self, tag: &str) -> Self {
+        self.labels.tags.push(tag.to_owned());
+        self
+    }
+
+    /// Two starts with the same key in one namespace are one.
     #[must_use]
     pub fn idempotency_key(mut self, key: &str) -> Self {
         self.idempotency_key = Some(key.to_owned());
@@ -107,6 +131,7 @@ impl Workflow {
             program: std::sync::Arc::new(Program::new(definition)),
             inputs: Payload::from_value(&serde_json::Value::Object(self.inputs.clone())),
             workflow_id: self.name.clone(),
+            labels: self.labels.clone(),
             idempotency_key: self.idempotency_key.clone(),
         }
     }

@@ -7,7 +7,7 @@ use durable_core::{Error, Result, UnixMs};
 use durable_store::{Write, Written};
 use parking_lot::{Condvar, Mutex};
 
-use crate::{dispatcher::Input, shell::Shell};
+use crate::{committer::Answer, dispatcher::Input, shell::Shell};
 
 /// Wakes the clockwork before its time.
 #[derive(Default)]
@@ -120,20 +120,25 @@ impl Clockwork {
         Ok(())
     }
 
+    /// The heartbeat: renews what this engine holds, and its place among the workers.
     fn renew(&self, shell: &Arc<Shell>, now_ms: UnixMs) {
-        if shell.dispatcher.lock().held() == 0 {
-            return;
+        let mut writes = Vec::with_capacity(2);
+        if shell.dispatcher.lock().held() > 0 {
+            let expires_at_ms = now_ms + shell.config.lease_ms as i64;
+            writes.push(Write::Renew { owner: shell.owner.clone(), expires_at_ms });
         }
-        let expires_at_ms = now_ms + shell.config.lease_ms as i64;
-        let write = Write::Renew { owner: shell.owner.clone(), expires_at_ms };
-        shell.committer.submit(
-            write,
-            Box::new(|answer| {
+        writes.extend(shell.announcement(now_ms).map(|worker| Write::Announce(Box::new(worker))));
+        let answered = |write| -> (Write, Answer) {
+            let answer = |answer| {
                 if let Err(error) = answer {
-                    tracing::warn!(%error, "leases were not renewed");
+                    tracing::warn!(%error, "the heartbeat was not stored");
                 }
-            }),
-        );
+            };
+            (write, Box::new(answer))
+        };
+        if !writes.is_empty() {
+            shell.committer.submit_all(writes.into_iter().map(answered).collect());
+        }
     }
 
     fn look_at_store(&mut self, shell: &Arc<Shell>, now_ms: UnixMs, sweep: bool) -> Result<()> {
@@ -151,7 +156,7 @@ impl Clockwork {
             self.next_sweep_ms = now_ms + shell.config.sweep_ms as i64;
             dead = shell.gone_owners()?;
         }
-        self.next_due_ms = shell.store.next_due_ms(&shell.owner)?;
+        self.next_due_ms = shell.store.next_due_ms(&shell.owner, &shell.config.queues)?;
         let due = self.next_due_ms.is_some_and(|due_ms| due_ms <= now_ms);
         let limit = shell.dispatcher.lock().room().min(shell.config.max_claim);
         if limit == 0 {
@@ -175,7 +180,10 @@ impl Clockwork {
         let expires_at_ms = now_ms + shell.config.lease_ms as i64;
         let owner = shell.owner.clone();
         let write = match shell.config.only {
-            None => Write::Claim { owner, now_ms, expires_at_ms, dead, limit },
+            None => {
+                let queues = shell.config.queues.clone();
+                Write::Claim { owner, now_ms, expires_at_ms, dead, queues, limit }
+            }
             Some(execution) if shell.dispatcher.lock().holds(execution) => return Ok(()),
             Some(execution) => Write::ClaimOne { execution, owner, now_ms, expires_at_ms, dead },
         };
@@ -194,7 +202,7 @@ impl Clockwork {
             let claimed = shell.with_programs(claimed);
             shell.feed(Input::Claimed(claimed));
         }
-        self.next_due_ms = shell.store.next_due_ms(&shell.owner)?;
+        self.next_due_ms = shell.store.next_due_ms(&shell.owner, &shell.config.queues)?;
         Ok(())
     }
 

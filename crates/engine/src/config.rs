@@ -2,6 +2,17 @@
 
 use durable_core::ExecutionId;
 
+/// What a worker process says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// The machine it runs on.
+    pub host: String,
+    /// The functions it runs, by name.
+    pub functions: Vec<String>,
+    /// How many calls it runs at once.
+    pub concurrency: u32,
+}
+
 /// How an engine behaves. Every field has a default that suits one machine.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -11,6 +22,10 @@ pub struct Config {
     pub max_claim: usize,
     /// Take up this execution only, and leave all others to other engines.
     pub only: Option<ExecutionId>,
+    /// Take up executions of these queues only; empty for all.
+    pub queues: Vec<String>,
+    /// How this engine is shown among the workers; `None` when it is not listed.
+    pub announcement: Option<Announcement>,
     /// How long a lease lasts unless it is renewed; renewed three times within it.
     pub lease_ms: u64,
     /// How often the store is asked whether somebody else changed it. A ceiling on how late
@@ -40,6 +55,8 @@ impl Default for Config {
             max_active: 1_000,
             max_claim: 256,
             only: None,
+            queues: Vec::new(),
+            announcement: None,
             lease_ms: 15_000,
             poll_ms: 50,
             sweep_ms: 1_000,

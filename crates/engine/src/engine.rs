@@ -9,7 +9,7 @@ use durable_core::{
     CallId, Definition, Error, ExecutionId, Lease, Outcome, Payload, Program, Result, Runner,
     UnixMs,
 };
-use durable_store::{Control, ExecutionRecord, NewExecution, Store, Write, Written};
+use durable_store::{Control, ExecutionRecord, Labels, NewExecution, Store, Write, Written};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
     dispatcher::{Dispatcher, Input},
     executor::{Executor, Outcomes},
     owner::{ProcessTable, new_owner},
-    ports::{Clock, OwnerProbe, Random, Spawn, SystemClock, SystemRandom, Threads},
+    ports::{Clock, OwnerProbe, Random, Spawn, StoreClock, SystemClock, SystemRandom, Threads},
     programs::{CachedProgram, Programs},
     shell::{Creations, Shell, Visits, rendezvous_ack},
 };
@@ -46,12 +46,16 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// The machine's own clock, randomness, threads and process table.
+    /// The machine's own randomness, threads and process table; the store's clock where several
+    /// machines share one, else the machine's own.
     pub fn system(store: Arc<dyn Store>, runner: Arc<dyn Runner>) -> Self {
         Self {
+            clock: match store.clock_ms() {
+                Some(_) => Arc::new(StoreClock::new(store.clone())),
+                None => Arc::new(SystemClock::default()),
+            },
             store,
             runner,
-            clock: Arc::new(SystemClock::default()),
             random: Arc::new(SystemRandom),
             spawn: Arc::new(Threads),
             probe: Arc::new(ProcessTable::new()),
@@ -69,7 +73,9 @@ pub struct Start {
     pub inputs: Payload,
     /// A name to find it by.
     pub workflow_id: String,
-    /// Two starts with the same key are one.
+    /// Where it belongs.
+    pub labels: Labels,
+    /// Two starts with the same key in one namespace are one.
     pub idempotency_key: Option<String>,
 }
 
@@ -80,6 +86,7 @@ impl Start {
             program: Arc::new(Program::new(definition)),
             inputs: Payload::trusted("{}"),
             workflow_id: "workflow".into(),
+            labels: Labels::default(),
             idempotency_key: None,
         }
     }
@@ -101,6 +108,7 @@ impl Engine {
         let (loads, to_load) = mpsc::channel();
         let shell = Arc::new(Shell {
             owner: new_owner(&*random),
+            started_at_ms: clock.now_ms(),
             programs: Programs::new(config.max_cached_programs),
             committer: Committer::new(store.clone(), config.max_batch),
             alarm: Alarm::default(),
@@ -117,6 +125,12 @@ impl Engine {
             probe,
             config,
         });
+        let listener = Arc::downgrade(&shell);
+        shell.store.subscribe(Box::new(move || {
+            if let Some(shell) = listener.upgrade() {
+                shell.alarm.look_at_store();
+            }
+        }));
         let committer = shell.clone();
         spawn.spawn("durable-commit", Box::new(move || committer.committer.run()))?;
         let loader = shell.clone();
@@ -145,6 +159,15 @@ impl Engine {
         drop(attached);
         self.shell.dispatcher.lock().attach();
         self.shell.alarm.look_at_store();
+        self.announce()
+    }
+
+    /// Shows this engine among the workers, if it is to be.
+    fn announce(&self) -> Result<()> {
+        let now_ms = self.shell.clock.now_ms();
+        if let Some(worker) = self.shell.announcement(now_ms) {
+            self.shell.write(Write::Announce(Box::new(worker)))?;
+        }
         Ok(())
     }
 
@@ -171,6 +194,11 @@ impl Engine {
         });
         if let Err(error) = flushed {
             tracing::warn!(%error, "leases were not given back; they will expire");
+        }
+        if self.shell.config.announcement.is_some()
+            && let Err(error) = self.shell.write(Write::Withdraw(self.shell.owner.clone()))
+        {
+            tracing::warn!(%error, "this worker is still on the list; it will be seen to be silent");
         }
         *self.shell.executor.write() = None;
     }
@@ -205,7 +233,9 @@ impl Engine {
         for (index, (start, program)) in starts.into_iter().zip(programs).enumerate() {
             // Whether a key is new is known only after the commit, so keyed starts are leased by
             // the usual claim.
-            let takes = room > 0 && start.idempotency_key.is_none();
+            let queues = &self.shell.config.queues;
+            let ours = queues.is_empty() || queues.contains(&start.labels.queue);
+            let takes = room > 0 && ours && start.idempotency_key.is_none();
             let lease = takes.then(|| (self.shell.owner.clone(), expires_at_ms));
             let (id, inputs) = (self.new_id(now_ms), start.inputs.clone());
             let new = NewExecution {
@@ -213,6 +243,7 @@ impl Engine {
                 program: program.id().clone(),
                 workflow_id: start.workflow_id,
                 inputs: start.inputs,
+                labels: start.labels,
                 idempotency_key: start.idempotency_key,
                 created_at_ms: now_ms,
                 lease,

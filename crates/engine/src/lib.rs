@@ -15,8 +15,8 @@ mod ports;
 mod programs;
 mod shell;
 
-pub use config::Config;
+pub use config::{Announcement, Config};
 pub use engine::{Engine, Parts, Registration, Start};
 pub use executor::{CallRequest, Executor, Outcomes};
 pub use owner::{ProcessTable, new_owner};
-pub use ports::{Clock, OwnerProbe, Random, Spawn, SystemClock, SystemRandom, Threads};
+pub use ports::{Clock, OwnerProbe, Random, Spawn, StoreClock, SystemClock, SystemRandom, Threads};

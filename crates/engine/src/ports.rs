@@ -1,7 +1,13 @@
 //! What the engine takes from outside: clock, randomness, threads, knowledge of other engines.
 //! A simulation brings its own.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
 use durable_core::{Error, Owner, Result, UnixMs};
+use durable_store::Store;
 
 /// Tells the time.
 pub trait Clock: Send + Sync {
@@ -33,7 +39,7 @@ pub trait OwnerProbe: Send + Sync {
 /// The machine's clock. It never goes backwards within one process.
 #[derive(Debug, Default)]
 pub struct SystemClock {
-    last_ms: std::sync::atomic::AtomicI64,
+    last_ms: AtomicI64,
 }
 
 impl Clock for SystemClock {
@@ -41,7 +47,29 @@ impl Clock for SystemClock {
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let now_ms = since_epoch.map_or(0, |elapsed| elapsed.as_millis() as UnixMs);
         // Journal times must not run backwards when the wall clock is set back a little.
-        self.last_ms.fetch_max(now_ms, std::sync::atomic::Ordering::Relaxed).max(now_ms)
+        self.last_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms)
+    }
+}
+
+/// The clock of a store that several machines share, so that it does not matter how far their own
+/// clocks are apart. It never goes backwards within one process.
+pub struct StoreClock {
+    store: Arc<dyn Store>,
+    machine: SystemClock,
+    last_ms: AtomicI64,
+}
+
+impl StoreClock {
+    /// Takes the time from a store; from this machine when the store has none.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, machine: SystemClock::default(), last_ms: AtomicI64::new(0) }
+    }
+}
+
+impl Clock for StoreClock {
+    fn now_ms(&self) -> UnixMs {
+        let now_ms = self.store.clock_ms().unwrap_or_else(|| self.machine.now_ms());
+        self.last_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms)
     }
 }
 

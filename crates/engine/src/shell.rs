@@ -12,9 +12,9 @@ use std::{
 
 use durable_core::{
     CallId, Draft, Error, Event, ExecutionId, Outcome, Owner, ProgramId, Result, Runner,
-    Transition, replay,
+    Transition, UnixMs, replay,
 };
-use durable_store::{Control, Loaded, Store, Write, Written};
+use durable_store::{Control, Loaded, Store, WorkerRecord, Write, Written};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::{
@@ -38,6 +38,7 @@ pub(crate) struct Shell {
     pub(crate) probe: Arc<dyn OwnerProbe>,
     pub(crate) config: Config,
     pub(crate) owner: Owner,
+    pub(crate) started_at_ms: UnixMs,
     pub(crate) programs: Programs,
     pub(crate) committer: Committer,
     pub(crate) alarm: Alarm,
@@ -363,11 +364,29 @@ impl Shell {
                 acked()
             }
             (Ok(_), _) => Err(Error::internal("a claim was answered with something else")),
-            (Err(Error::Conflict(_)), Some((control, _))) => {
-                self.write(Write::Request { execution: id, control }).map(drop)
+            (Err(Error::Conflict(_)), Some((control, reason))) => {
+                self.write(Write::Request { execution: id, control, reason }).map(drop)
             }
             (Err(error), _) => Err(error),
         }
+    }
+
+    /// How this engine is shown among the workers, while it takes up work.
+    pub(crate) fn announcement(&self, now_ms: UnixMs) -> Option<WorkerRecord> {
+        let announced = self.config.announcement.as_ref()?;
+        self.executor.read().as_ref()?;
+        Some(WorkerRecord {
+            owner: self.owner.clone(),
+            host: announced.host.clone(),
+            pid: std::process::id(),
+            queues: self.config.queues.clone(),
+            functions: announced.functions.clone(),
+            concurrency: announced.concurrency,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at_ms: self.started_at_ms,
+            seen_at_ms: now_ms,
+            held: 0,
+        })
     }
 
     /// Owners of leases that are surely gone.

@@ -10,7 +10,7 @@ use durable_core::{
     NewCall, Outcome, Owner, Payload, Position, Program, Reached, Request, Result, Snapshot,
     Transition,
 };
-use durable_store::{NewExecution, SqliteOptions, SqliteStore, Store, Synchronous, Write};
+use durable_store::{Labels, NewExecution, SqliteOptions, SqliteStore, Store, Synchronous, Write};
 
 const NOW_MS: i64 = 1_790_000_000_000;
 const SNAPSHOT_BYTES: usize = 300;
@@ -82,6 +82,7 @@ impl Bench {
             program: self.program.id().clone(),
             workflow_id: "floor".into(),
             inputs: Payload::trusted(r#"{"text": "some input of ordinary length"}"#),
+            labels: Labels::default(),
             idempotency_key: None,
             created_at_ms: NOW_MS,
             lease: Some((self.owner.clone(), NOW_MS + 30_000)),
@@ -155,6 +156,7 @@ impl Bench {
                 now_ms: NOW_MS,
                 expires_at_ms: NOW_MS + 30_000,
                 dead: Vec::new(),
+                queues: Vec::new(),
                 limit: batch,
             }])?;
         }

@@ -10,6 +10,7 @@ mod control;
 mod memory;
 mod record;
 mod refusal;
+mod registry;
 mod sqlite;
 
 use durable_core::{
@@ -19,7 +20,8 @@ use durable_core::{
 use std::sync::Arc;
 
 pub use memory::MemoryStore;
-pub use record::{CallRecord, Control, ExecutionRecord, ListFilter, Loaded, StoredProgram};
+pub use record::{CallRecord, Control, ExecutionRecord, Labels, ListFilter, Loaded, StoredProgram};
+pub use registry::{Role, TokenRecord, WorkerRecord};
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous, schema};
 
 /// One member of a batch.
@@ -49,6 +51,7 @@ pub enum Write {
     /// waiting, and either due (`wake_at <= now`), or with a non-empty inbox, or with an expired
     /// or dead lease; and those of which an operator asks something, also while they are paused.
     /// Those due longest first: inboxes and requests, then by `wake_at` or the lease's expiry.
+    /// Only executions of the given queues.
     ///
     /// An execution whose rows can't be read is logged and stays leased without being returned,
     /// so that it stops nobody else. Answer: [`Written::Claimed`].
@@ -61,6 +64,8 @@ pub enum Write {
         expires_at_ms: UnixMs,
         /// Owners that are known to be gone: their leases count as expired.
         dead: Vec<Owner>,
+        /// The queues to take from; empty for all.
+        queues: Vec<String>,
         /// Most executions to lease.
         limit: usize,
     },
@@ -122,6 +127,8 @@ pub enum Write {
         execution: ExecutionId,
         /// What.
         control: Control,
+        /// Why.
+        reason: String,
     },
     /// Notes the job that an executor made of a call, under the lease: the call is submitted.
     /// Answer: [`Written::Done`], or `Conflict` when the lease is lost or the call is not open.
@@ -134,6 +141,19 @@ pub enum Write {
         call: CallId,
         /// The executor's name for the job.
         job_id: String,
+    },
+    /// Lists a worker, or renews its entry. Answer: [`Written::Done`].
+    Announce(Box<WorkerRecord>),
+    /// Takes a worker off the list. Answer: [`Written::Done`], also when it was not on it.
+    Withdraw(Owner),
+    /// Stores an access token. Answer: [`Written::Done`], or `Conflict` when its id is taken.
+    PutToken(Box<TokenRecord>),
+    /// Makes a token worthless for good. Answer: [`Written::Done`] or `NotFound`.
+    RevokeToken {
+        /// Which token.
+        id: String,
+        /// Now.
+        now_ms: UnixMs,
     },
     /// Removes an execution with all its rows. Answer: [`Written::Done`], `NotFound`, or
     /// `Conflict` while another engine holds a live lease on it.
@@ -158,7 +178,9 @@ pub struct NewExecution {
     pub workflow_id: String,
     /// A JSON object: its inputs.
     pub inputs: Payload,
-    /// Two starts with the same key are one.
+    /// Where it belongs.
+    pub labels: Labels,
+    /// Two starts with the same key in one namespace are one.
     pub idempotency_key: Option<String>,
     /// When.
     pub created_at_ms: UnixMs,
@@ -183,6 +205,9 @@ pub enum Written {
     /// The dictionary that is kept.
     Dictionary(Dictionary),
 }
+
+/// Called by a store, from a thread of its own, when there is news.
+pub type Wake = Box<dyn Fn() + Send + Sync>;
 
 /// Where executions are kept.
 ///
@@ -221,9 +246,10 @@ pub trait Store: Send + Sync + 'static {
     /// something.
     fn inboxes(&self, owner: &Owner) -> Result<Vec<ExecutionId>>;
 
-    /// When the next execution that nobody holds is due, or the next lease of another owner
-    /// expires; [`UnixMs::MIN`] when an unheld execution has a non-empty inbox.
-    fn next_due_ms(&self, owner: &Owner) -> Result<Option<UnixMs>>;
+    /// When the next execution of these queues (empty for all) that nobody holds is due, or the
+    /// next lease of another owner on one expires; [`UnixMs::MIN`] when an unheld execution has a
+    /// non-empty inbox.
+    fn next_due_ms(&self, owner: &Owner, queues: &[String]) -> Result<Option<UnixMs>>;
 
     /// Owners of leases, other than `owner`.
     fn other_owners(&self, owner: &Owner) -> Result<Vec<Owner>>;
@@ -231,6 +257,28 @@ pub trait Store: Send + Sync + 'static {
     /// A number that changes when somebody else committed to the store. Cheap: it is asked
     /// several times a second.
     fn change_token(&self) -> Result<u64>;
+
+    /// Has `wake` called soon after somebody else committed something that [`Store::change_token`]
+    /// would tell. A store that can't say so never calls it, and is asked for its token instead.
+    fn subscribe(&self, wake: Wake) {
+        drop(wake);
+    }
+
+    /// The store's own clock, when several machines share it; `None` when this machine's clock
+    /// will do. Cheap, and never waits for the store: an implementation measures now and then how
+    /// far the two are apart.
+    fn clock_ms(&self) -> Option<UnixMs> {
+        None
+    }
+
+    /// The call that an executor made this job of: its execution and its number.
+    fn call_of_job(&self, job_id: &str) -> Result<Option<(ExecutionId, CallId)>>;
+
+    /// The announced workers by name, with what they hold; also those that stopped announcing.
+    fn workers(&self) -> Result<Vec<WorkerRecord>>;
+
+    /// All access tokens, the oldest first; also revoked ones.
+    fn tokens(&self) -> Result<Vec<TokenRecord>>;
 
     /// Looks for damage; the findings, worst first. Empty when all is well.
     fn check(&self) -> Result<Vec<String>>;

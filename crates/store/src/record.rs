@@ -36,6 +36,34 @@ pub struct ExecutionRecord {
     pub locked_by: Option<String>,
     /// The key it was started with.
     pub idempotency_key: Option<String>,
+    /// Where it belongs.
+    pub labels: Labels,
+}
+
+/// Where an execution belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labels {
+    /// The tenant it belongs to: nobody who is given one namespace sees another.
+    pub namespace: String,
+    /// The queue that workers take it from.
+    pub queue: String,
+    /// Words to find it by.
+    pub tags: Vec<String>,
+}
+
+impl Labels {
+    /// The namespace and the queue of what says nothing else.
+    pub const DEFAULT: &'static str = "default";
+}
+
+impl Default for Labels {
+    fn default() -> Self {
+        Self {
+            namespace: Self::DEFAULT.to_owned(),
+            queue: Self::DEFAULT.to_owned(),
+            tags: Vec::new(),
+        }
+    }
 }
 
 /// A call or timer as it is shown to people: one row of `execution_steps`.
@@ -129,8 +157,8 @@ pub struct Loaded {
     pub tail: Vec<Recorded>,
     /// Calls that were closed from outside and not taken in yet, in order of arrival.
     pub inbox: Vec<(CallId, Outcome)>,
-    /// What an operator asks for.
-    pub control: Option<Control>,
+    /// What an operator asks for, and why.
+    pub control: Option<(Control, String)>,
 }
 
 /// A program as it is stored.
@@ -143,10 +171,20 @@ pub struct StoredProgram {
 }
 
 /// Which executions to list.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListFilter {
+    /// Only this namespace.
+    pub namespace: Option<String>,
     /// Only these statuses; empty for all.
     pub statuses: Vec<Status>,
+    /// Only executions started under this name.
+    pub workflow_id: Option<String>,
+    /// Only executions with this tag.
+    pub tag: Option<String>,
+    /// Only executions started at this time or later.
+    pub since_ms: Option<UnixMs>,
+    /// Only executions started before this time.
+    pub until_ms: Option<UnixMs>,
     /// Only executions started before this one (for the next page).
     pub before: Option<ExecutionId>,
     /// Most rows; 0 means 100.

@@ -61,3 +61,11 @@ pub(crate) fn not_in_inbox(id: ExecutionId, call: CallId) -> Error {
         "call {call} of execution {id} does not stand in the inbox that way: load it again"
     ))
 }
+
+pub(crate) fn token_taken(id: &str) -> Error {
+    Error::conflict(format!("there is a token '{id}' already"))
+}
+
+pub(crate) fn no_token(id: &str) -> Error {
+    Error::not_found(format!("no token '{id}'"))
+}

@@ -20,6 +20,7 @@ use support::{NOW_MS, create, function, id, program, timer};
 
 const EXECUTIONS: u8 = 4;
 const OWNERS: [&str; 3] = ["one", "two", "three"];
+const QUEUES: [&str; 2] = ["default", "gpu"];
 
 /// One step of a schedule. Numbers are taken modulo what there is.
 #[derive(Debug, Clone)]
@@ -32,6 +33,7 @@ enum Step {
     Claim {
         owner: usize,
         dead: Option<usize>,
+        queue: Option<usize>,
         limit: usize,
     },
     ClaimOne {
@@ -102,8 +104,13 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => (execution(), any::<bool>(), prop::option::weighted(0.3, 0..2_u8))
             .prop_map(|(execution, held, key)| Step::Create { execution, held, key }),
-        2 => (owner(), prop::option::weighted(0.3, owner()), 0..4_usize)
-            .prop_map(|(owner, dead, limit)| Step::Claim { owner, dead, limit }),
+        2 => (
+            owner(),
+            prop::option::weighted(0.3, owner()),
+            prop::option::weighted(0.3, 0..QUEUES.len()),
+            0..4_usize,
+        )
+            .prop_map(|(owner, dead, queue, limit)| Step::Claim { owner, dead, queue, limit }),
         2 => (execution(), owner())
             .prop_map(|(execution, owner)| Step::ClaimOne { execution, owner }),
         1 => (owner(), 0..3_000_i64).prop_map(|(owner, lease_ms)| Step::Renew { owner, lease_ms }),
@@ -179,16 +186,18 @@ impl Player {
             Step::Create { execution, held, key } => {
                 let mut write = create(*execution, *held);
                 if let Write::Create(new) = &mut write {
+                    new.labels.queue = QUEUES[usize::from(*execution) % QUEUES.len()].to_owned();
                     new.idempotency_key = key.map(|key| key.to_string());
                     new.created_at_ms = now_ms;
                 }
                 write
             }
-            Step::Claim { owner, dead, limit } => Write::Claim {
+            Step::Claim { owner, dead, queue, limit } => Write::Claim {
                 owner: Self::owner(*owner),
                 now_ms,
                 expires_at_ms,
                 dead: dead.iter().map(|dead| Self::owner(*dead)).collect(),
+                queues: queue.iter().map(|queue| QUEUES[*queue].to_owned()).collect(),
                 limit: *limit,
             },
             Step::ClaimOne { execution, owner } => Write::ClaimOne {
@@ -214,7 +223,8 @@ impl Player {
             Step::Request { execution, control } => {
                 let controls = [Control::Cancel, Control::Pause, Control::Resume];
                 let control = controls[usize::from(*control)];
-                Write::Request { execution: id(*execution), control }
+                let reason = format!("asked at {now_ms}");
+                Write::Request { execution: id(*execution), control, reason }
             }
             Step::NoteJob { execution, call } => {
                 let (lease, job_id) = (lease_of(execution), format!("job {now_ms}"));
@@ -317,7 +327,8 @@ impl Player {
                     let owner = Owner::new(name);
                     (
                         store.inboxes(&owner).unwrap(),
-                        store.next_due_ms(&owner).unwrap(),
+                        store.next_due_ms(&owner, &[]).unwrap(),
+                        store.next_due_ms(&owner, &["gpu".to_owned()]).unwrap(),
                         store.other_owners(&owner).unwrap(),
                     )
                 })

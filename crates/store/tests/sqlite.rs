@@ -225,7 +225,7 @@ fn a_result_taken_back_by_sql_does_not_wake_for_ever() {
     sql(&path, "UPDATE execution_steps SET status = 'PENDING' WHERE call_id = 1");
     assert!(!store.check().unwrap().is_empty());
     let one = Owner::new("one");
-    assert_eq!(store.next_due_ms(&one).unwrap(), Some(i64::MIN));
+    assert_eq!(store.next_due_ms(&one, &[]).unwrap(), Some(i64::MIN));
     let claim = Write::ClaimOne {
         execution: id(1),
         owner: one.clone(),
@@ -314,6 +314,7 @@ fn one_damaged_execution_does_not_stop_the_others() {
             now_ms: NOW_MS,
             expires_at_ms: NOW_MS + 1_000,
             dead: Vec::new(),
+            queues: Vec::new(),
             limit: 10,
         };
         match store.commit(&[claim]).unwrap().remove(0).unwrap() {
@@ -400,6 +401,7 @@ fn two_engines_never_lease_one_execution() {
                         now_ms: NOW_MS,
                         expires_at_ms: NOW_MS + 1_000,
                         dead: Vec::new(),
+                        queues: Vec::new(),
                         limit: 3,
                     };
                     let answer = store.commit(&[claim]).unwrap().remove(0).unwrap();

@@ -190,7 +190,7 @@ impl Engine {
             let statuses =
                 statuses.iter().map(|text| Status::parse(text)).collect::<Result<_, _>>()?;
             let before = before.map(str::parse).transpose()?;
-            engine.store().list(&ListFilter { statuses, before, limit })
+            engine.store().list(&ListFilter { statuses, before, limit, ..ListFilter::default() })
         })?;
         let list = PyList::empty(py);
         for record in &found {
@@ -298,8 +298,11 @@ impl Engine {
         loop {
             let busy = self.with(py, |engine| {
                 let statuses = vec![Status::Scheduled, Status::Running, Status::Waiting];
-                let found =
-                    engine.store().list(&ListFilter { statuses, before: None, limit: 1 })?;
+                let found = engine.store().list(&ListFilter {
+                    statuses,
+                    limit: 1,
+                    ..ListFilter::default()
+                })?;
                 let rest = until.saturating_duration_since(Instant::now()).min(SIGNAL_CHECK);
                 match found.first() {
                     None => Ok(false),

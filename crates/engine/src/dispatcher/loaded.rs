@@ -106,7 +106,7 @@ impl Dispatcher {
         if let Some(control) = loaded.control
             && active.controls.is_empty()
         {
-            active.controls.push((control, "asked for by an operator".into(), None));
+            active.controls.push((control.0, control.1, None));
         }
         self.begin(now_ms, id, out);
     }
@@ -153,9 +153,7 @@ fn open(loaded: Loaded, program: Arc<CachedProgram>) -> Option<Active> {
     let cold = Cold { snapshot: snapshot.map(|(snapshot, _)| snapshot), tail };
     let mut active = Active::new(lease?, program, inputs, execution, cold);
     active.arrived = arrived;
-    active
-        .controls
-        .extend(control.map(|control| (control, "asked for by an operator".to_owned(), None)));
+    active.controls.extend(control.map(|(control, reason)| (control, reason, None)));
     Some(active)
 }
 

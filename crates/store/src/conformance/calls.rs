@@ -167,7 +167,7 @@ fn cancelled(kit: &Kit) {
     assert_eq!(kit.call(held.id(), 3).due_at_ms, Some(NOW_MS + 10 + 1_000));
     assert_eq!(kit.call(held.id(), 4).due_at_ms, None);
     assert!(kit.load(held.id()).inbox.is_empty());
-    assert_eq!(ok(kit.store.next_due_ms(&owner("two"))), None);
+    assert_eq!(ok(kit.store.next_due_ms(&owner("two"), &[])), None);
     refused!(kit.report(held.id(), 4, completed("late")), Conflict);
 }
 

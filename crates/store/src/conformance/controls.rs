@@ -19,15 +19,20 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 fn request(kit: &Kit, number: u8, control: Control) {
-    kit.done(Write::Request { execution: id(number), control });
+    kit.done(Write::Request { execution: id(number), control, reason: "asked to".into() });
+}
+
+fn asked(control: Control) -> Option<(Control, String)> {
+    Some((control, "asked to".to_owned()))
 }
 
 fn waits(kit: &Kit) {
-    let cancel = Write::Request { execution: id(1), control: Control::Cancel };
+    let reason = "asked to".to_owned();
+    let cancel = Write::Request { execution: id(1), control: Control::Cancel, reason };
     refused!(kit.write(cancel.clone()), NotFound);
     let mut held = kit.waiting(1, &owner("one"), vec![function(1, "a")]);
     kit.done(cancel.clone());
-    assert_eq!(kit.load(held.id()).control, Some(Control::Cancel));
+    assert_eq!(kit.load(held.id()).control, asked(Control::Cancel));
     assert_eq!(ok(kit.store.inboxes(&owner("one"))), [held.id()]);
     assert!(ok(kit.store.inboxes(&owner("two"))).is_empty());
     let reason = "asked to".to_owned();
@@ -47,7 +52,7 @@ fn answered(kit: &Kit) {
     request(kit, 1, Control::Pause);
     // Not answered by a transition that does not say so.
     kit.advance(&mut held, |draft| draft.close_call(1, 1, completed("1")));
-    assert_eq!(kit.load(held.id()).control, Some(Control::Pause));
+    assert_eq!(kit.load(held.id()).control, asked(Control::Pause));
     kit.advance(&mut held, |draft| {
         draft.control_taken = true;
         draft.close_call(2, 1, completed("2"))
@@ -70,7 +75,7 @@ fn moot(kit: &Kit) {
     request(kit, 1, Control::Pause);
     assert_eq!(kit.load(held.id()).control, None);
     request(kit, 1, Control::Resume);
-    assert_eq!(kit.load(held.id()).control, Some(Control::Resume));
+    assert_eq!(kit.load(held.id()).control, asked(Control::Resume));
     kit.advance(&mut held, |draft| {
         draft.control_taken = true;
         draft.push(Event::ExecutionResumed)
@@ -82,7 +87,7 @@ fn cancel_stays(kit: &Kit) {
     kit.create(1);
     for control in [Control::Cancel, Control::Pause, Control::Resume] {
         request(kit, 1, control);
-        assert_eq!(kit.load(id(1)).control, Some(Control::Cancel));
+        assert_eq!(kit.load(id(1)).control, asked(Control::Cancel));
     }
 }
 
@@ -96,7 +101,7 @@ fn meanwhile(kit: &Kit) {
     request(kit, 1, Control::Cancel);
     held.state = Execution::clone(&pausing.after);
     kit.done(Write::Transition(Box::new(pausing)));
-    assert_eq!(kit.load(held.id()).control, Some(Control::Cancel));
+    assert_eq!(kit.load(held.id()).control, asked(Control::Cancel));
 }
 
 fn reasons(kit: &Kit) {
@@ -124,11 +129,11 @@ fn paused_is_claimed(kit: &Kit) {
     held.state = Execution::clone(&pausing.after);
     kit.done(Write::Transition(Box::new(pausing)));
     assert!(kit.claim(&two, NOW_MS + 1_000_000, 10).is_empty());
-    assert_eq!(ok(kit.store.next_due_ms(&two)), None);
+    assert_eq!(ok(kit.store.next_due_ms(&two, &[])), None);
     request(kit, 1, Control::Resume);
-    assert_eq!(ok(kit.store.next_due_ms(&two)), Some(i64::MIN));
+    assert_eq!(ok(kit.store.next_due_ms(&two, &[])), Some(i64::MIN));
     let claimed = kit.claim(&two, NOW_MS, 10);
     assert_eq!(ids(&claimed), [id(1)]);
-    assert_eq!(claimed[0].control, Some(Control::Resume));
+    assert_eq!(claimed[0].control, asked(Control::Resume));
     assert_eq!(claimed[0].execution, held.state);
 }

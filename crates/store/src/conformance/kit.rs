@@ -8,7 +8,7 @@ use durable_core::{
     Result, Snapshot, Transition, UnixMs, replay,
 };
 
-use crate::{CallRecord, ExecutionRecord, Loaded, NewExecution, Store, Write, Written};
+use crate::{CallRecord, ExecutionRecord, Labels, Loaded, NewExecution, Store, Write, Written};
 
 /// When the checks begin.
 pub(super) const NOW_MS: UnixMs = 1_790_000_000_000;
@@ -140,6 +140,7 @@ impl Kit {
             program: self.program.id().clone(),
             workflow_id: "flow".into(),
             inputs: json(r#"{"text": "hello"}"#),
+            labels: Labels::default(),
             idempotency_key: None,
             created_at_ms: NOW_MS,
             lease: None,
@@ -228,7 +229,9 @@ impl Kit {
     ) -> Vec<Loaded> {
         let expires_at_ms = now_ms + LEASE_MS;
         let (owner, dead) = (owner.clone(), dead.to_vec());
-        match ok(self.write(Write::Claim { owner, now_ms, expires_at_ms, dead, limit })) {
+        let queues = Vec::new();
+        let claim = Write::Claim { owner, now_ms, expires_at_ms, dead, queues, limit };
+        match ok(self.write(claim)) {
             Written::Claimed(claimed) => claimed,
             other => panic!("expected Claimed, got {other:?}"),
         }

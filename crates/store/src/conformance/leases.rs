@@ -128,19 +128,19 @@ fn give_back(kit: &Kit) {
     release(&Lease { owner: owner("two"), epoch: 1 }, Some(0));
     release(&Lease { owner: one.clone(), epoch: 2 }, Some(0));
     assert_eq!(kit.load(held.id()).lease, Some(held.lease.clone()));
-    assert_eq!(ok(kit.store.next_due_ms(&one)), None);
+    assert_eq!(ok(kit.store.next_due_ms(&one, &[])), None);
     release(&held.lease, Some(NOW_MS + 77));
     assert!(kit.load(held.id()).lease.is_none());
-    assert_eq!(ok(kit.store.next_due_ms(&one)), Some(NOW_MS + 77));
+    assert_eq!(ok(kit.store.next_due_ms(&one, &[])), Some(NOW_MS + 77));
     // Again, after it was lost: nothing.
     release(&held.lease, Some(NOW_MS));
-    assert_eq!(ok(kit.store.next_due_ms(&one)), Some(NOW_MS + 77));
+    assert_eq!(ok(kit.store.next_due_ms(&one, &[])), Some(NOW_MS + 77));
     let (execution, lease) = (id(50), held.lease.clone());
     kit.done(Write::Release { execution, lease, wake_at_ms: None });
     let again = kit.claim(&one, NOW_MS + 77, 1);
     let lease = some(again[0].lease.clone());
     release(&lease, None);
-    assert_eq!(ok(kit.store.next_due_ms(&one)), None);
+    assert_eq!(ok(kit.store.next_due_ms(&one, &[])), None);
 }
 
 fn claim_one(kit: &Kit) {
@@ -166,7 +166,7 @@ fn not_claimable(kit: &Kit) {
     let mut ended = kit.waiting(2, &one, vec![timer(1, 5)]);
     kit.advance(&mut ended, |draft| draft.push(Event::ExecutionCancelled { reason: "x".into() }));
     assert!(kit.claim_from_dead(&owner("two"), far_ms, 10, std::slice::from_ref(&one)).is_empty());
-    assert_eq!(ok(kit.store.next_due_ms(&owner("two"))), None);
+    assert_eq!(ok(kit.store.next_due_ms(&owner("two"), &[])), None);
     // A single one can be claimed while it is paused: to resume it.
     let loaded = ok(kit.claim_one(paused.id(), &owner("two"), far_ms, &[]));
     assert_eq!(loaded.inbox, [(2, completed("2"))]);
@@ -197,23 +197,23 @@ fn order(kit: &Kit) {
 
 fn next_due(kit: &Kit) {
     let (one, two) = (owner("one"), owner("two"));
-    assert_eq!(ok(kit.store.next_due_ms(&one)), None);
+    assert_eq!(ok(kit.store.next_due_ms(&one, &[])), None);
     let held = kit.waiting(1, &one, vec![timer(1, 5_000), function(2, "a")]);
     // One's own leases are one's own business.
-    assert_eq!(ok(kit.store.next_due_ms(&one)), None);
-    assert_eq!(ok(kit.store.next_due_ms(&two)), Some(NOW_MS + LEASE_MS));
+    assert_eq!(ok(kit.store.next_due_ms(&one, &[])), None);
+    assert_eq!(ok(kit.store.next_due_ms(&two, &[])), Some(NOW_MS + LEASE_MS));
     let (execution, lease) = (held.id(), held.lease.clone());
     kit.done(Write::Release { execution, lease, wake_at_ms: held.state.wake_at_ms() });
-    assert_eq!(ok(kit.store.next_due_ms(&one)), held.state.wake_at_ms());
+    assert_eq!(ok(kit.store.next_due_ms(&one, &[])), held.state.wake_at_ms());
     let again = ok(kit.claim_one(held.id(), &one, NOW_MS, &[]));
     let (execution, lease) = (held.id(), some(again.lease));
     kit.done(Write::Release { execution, lease, wake_at_ms: Some(NOW_MS + 5_010) });
     kit.create_held(2, &two);
-    assert_eq!(ok(kit.store.next_due_ms(&one)), Some(NOW_MS + 5_010));
+    assert_eq!(ok(kit.store.next_due_ms(&one, &[])), Some(NOW_MS + 5_010));
     kit.done(Write::Renew { owner: two, expires_at_ms: NOW_MS + 5_000 });
-    assert_eq!(ok(kit.store.next_due_ms(&one)), Some(NOW_MS + 5_000));
+    assert_eq!(ok(kit.store.next_due_ms(&one, &[])), Some(NOW_MS + 5_000));
     ok(kit.report(held.id(), 2, completed("2")));
-    assert_eq!(ok(kit.store.next_due_ms(&one)), Some(UnixMs::MIN));
+    assert_eq!(ok(kit.store.next_due_ms(&one, &[])), Some(UnixMs::MIN));
 }
 
 fn other_owners(kit: &Kit) {

@@ -11,6 +11,7 @@ mod journals;
 mod kit;
 mod leases;
 mod reads;
+mod registry;
 mod reports;
 mod transitions;
 
@@ -34,6 +35,7 @@ pub fn run(make: &dyn Fn() -> Box<dyn Store>) {
         reports::CHECKS,
         controls::CHECKS,
         reads::CHECKS,
+        registry::CHECKS,
     ];
     for (promise, check) in groups.into_iter().flatten() {
         let _named = NameOnPanic(promise);

@@ -54,7 +54,8 @@ fn by_status(kit: &Kit) {
     assert_eq!(statuses(&[Status::Waiting, Status::Cancelled]), [id(3), id(2)]);
     assert!(statuses(&[Status::Failed]).is_empty());
     assert_eq!(statuses(Status::ALL).len(), 4);
-    let filter = ListFilter { statuses: vec![Status::Scheduled], before: Some(id(4)), limit: 1 };
+    let statuses = vec![Status::Scheduled];
+    let filter = ListFilter { statuses, before: Some(id(4)), limit: 1, ..ListFilter::default() };
     assert_eq!(list(kit, &filter), [id(1)]);
 }
 
@@ -78,7 +79,8 @@ fn delete(kit: &Kit) {
         draft.take_reached(suspended(vec![function(1, "a"), function(2, "a")], Some(b"s")))
     });
     ok(kit.report(id(1), 2, completed("2")));
-    kit.done(Write::Request { execution: id(1), control: crate::Control::Cancel });
+    let control = crate::Control::Cancel;
+    kit.done(Write::Request { execution: id(1), control, reason: "x".into() });
     kit.done(delete());
     assert!(ok(kit.store.execution(id(1))).is_none());
     assert!(ok(kit.store.load(id(1))).is_none());

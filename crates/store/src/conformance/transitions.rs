@@ -224,14 +224,14 @@ fn release(kit: &Kit) {
     let (one, two) = (owner("one"), owner("two"));
     let mut held = kit.waiting(1, &one, vec![super::kit::timer(1, 5_000), function(2, "a")]);
     // While the lease is held nothing is due but the lease itself.
-    assert_eq!(ok(kit.store.next_due_ms(&one)), None);
+    assert_eq!(ok(kit.store.next_due_ms(&one, &[])), None);
     let mut transition = held.transition(|draft| draft.close_call(2, 1, completed("2")));
     transition.release = true;
     held.state = Execution::clone(&transition.after);
     kit.done(Write::Transition(Box::new(transition)));
     kit.assert_state(&held.state);
     assert!(kit.load(held.id()).lease.is_none());
-    let due_ms = some(ok(kit.store.next_due_ms(&one)));
+    let due_ms = some(ok(kit.store.next_due_ms(&one, &[])));
     assert_eq!(due_ms, NOW_MS + 10 + 5_000);
     assert!(kit.claim(&two, due_ms - 1, 10).is_empty());
     assert_eq!(kit.claim(&two, due_ms, 10).len(), 1);

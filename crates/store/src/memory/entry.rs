@@ -25,7 +25,7 @@ pub(super) struct Entry {
     lease: Option<(Lease, UnixMs)>,
     last_epoch: u64,
     wake_at_ms: Option<UnixMs>,
-    control: Option<Control>,
+    control: Option<(Control, String)>,
 }
 
 #[derive(Debug)]
@@ -85,6 +85,7 @@ impl Entry {
                 completed_at_ms: None,
                 locked_by: None,
                 idempotency_key: new.idempotency_key.clone(),
+                labels: new.labels.clone(),
             },
             state: Execution::scheduled(new.id),
             calls: BTreeMap::new(),
@@ -128,7 +129,7 @@ impl Entry {
             snapshot: self.snapshot.clone(),
             tail: self.journal_after(position).to_vec(),
             inbox: self.inbox(),
-            control: self.control,
+            control: self.control.clone(),
         }
     }
 
@@ -147,8 +148,17 @@ impl Entry {
         self.calls.values().any(|call| call.reported().is_some())
     }
 
+    /// Whether it is of one of the queues; of none means of any.
+    pub(super) fn is_of(&self, queues: &[String]) -> bool {
+        queues.is_empty() || queues.contains(&self.record.labels.queue)
+    }
+
     pub(super) fn has_control(&self) -> bool {
         self.control.is_some()
+    }
+
+    fn asked_for(&self) -> Option<Control> {
+        self.control.as_ref().map(|(control, _)| *control)
     }
 
     pub(super) fn owner(&self) -> Option<&Owner> {
@@ -179,7 +189,7 @@ impl Entry {
     /// Since when it needs attention that nobody gives it.
     pub(super) fn due_since_ms(&self, terms: &Terms<'_>) -> Option<UnixMs> {
         let status = self.state.status;
-        if status.is_terminal() || self.is_held(terms) {
+        if status.is_terminal() || self.is_held(terms) || !self.is_of(terms.queues) {
             return None;
         }
         if status == Status::Paused {
@@ -254,10 +264,11 @@ impl Entry {
         Ok(())
     }
 
-    pub(super) fn request(&mut self, control: Control) -> Result<()> {
+    pub(super) fn request(&mut self, control: Control, reason: &str) -> Result<()> {
         self.refuse_if_ended()?;
-        if self.control != Some(Control::Cancel) {
-            self.control = (control != moot_control(self.state.status)).then_some(control);
+        if self.asked_for() != Some(Control::Cancel) {
+            let moot = control == moot_control(self.state.status);
+            self.control = (!moot).then(|| (control, reason.to_owned()));
         }
         Ok(())
     }
@@ -300,7 +311,7 @@ impl Entry {
         if ended || transition.release {
             self.lease = None;
         }
-        if clears_control(transition) || self.control == Some(moot_control(after.status)) {
+        if clears_control(transition) || self.asked_for() == Some(moot_control(after.status)) {
             self.control = None;
         }
         self.wake_at_ms = if transition.release { after.wake_at_ms() } else { None };

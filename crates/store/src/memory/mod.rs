@@ -9,13 +9,13 @@ use std::{
 };
 
 use durable_core::{
-    Dictionary, ExecutionId, Owner, Program, ProgramId, Recorded, Result, UnixMs, replay,
+    CallId, Dictionary, ExecutionId, Owner, Program, ProgramId, Recorded, Result, UnixMs, replay,
 };
 use parking_lot::Mutex;
 
 use crate::{
-    CallRecord, ExecutionRecord, ListFilter, Loaded, NewExecution, Store, StoredProgram, Write,
-    Written, check, refusal,
+    CallRecord, ExecutionRecord, ListFilter, Loaded, NewExecution, Store, StoredProgram,
+    TokenRecord, WorkerRecord, Write, Written, check, refusal,
 };
 use entry::Entry;
 
@@ -42,7 +42,10 @@ impl MemoryStore {
 struct Data {
     programs: BTreeMap<ProgramId, StoredProgram>,
     executions: BTreeMap<ExecutionId, Entry>,
-    by_key: BTreeMap<String, ExecutionId>,
+    /// By namespace and key.
+    by_key: BTreeMap<(String, String), ExecutionId>,
+    workers: BTreeMap<Owner, WorkerRecord>,
+    tokens: BTreeMap<String, TokenRecord>,
     commits: u64,
 }
 
@@ -52,6 +55,8 @@ struct Terms<'a> {
     now_ms: UnixMs,
     expires_at_ms: UnixMs,
     dead: &'a [Owner],
+    /// Empty for all.
+    queues: &'a [String],
 }
 
 impl Data {
@@ -67,13 +72,14 @@ impl Data {
                 let entry = self.executions.get_mut(&id).ok_or_else(|| refusal::deleted(id))?;
                 entry.commit(transition)?;
             }
-            Write::Claim { owner, now_ms, expires_at_ms, dead, limit } => {
+            Write::Claim { owner, now_ms, expires_at_ms, dead, queues, limit } => {
                 let (now_ms, expires_at_ms) = (*now_ms, *expires_at_ms);
-                return Ok(self.claim(&Terms { owner, now_ms, expires_at_ms, dead }, *limit));
+                let terms = Terms { owner, now_ms, expires_at_ms, dead, queues };
+                return Ok(self.claim(&terms, *limit));
             }
             Write::ClaimOne { execution, owner, now_ms, expires_at_ms, dead } => {
                 let (now_ms, expires_at_ms) = (*now_ms, *expires_at_ms);
-                let terms = Terms { owner, now_ms, expires_at_ms, dead };
+                let terms = Terms { owner, now_ms, expires_at_ms, dead, queues: &[] };
                 let entry = self.entry(*execution)?;
                 entry.refuse_if_ended()?;
                 entry.refuse_if_held(&terms)?;
@@ -92,7 +98,25 @@ impl Data {
             Write::Report { execution, call, outcome, now_ms } => {
                 self.entry(*execution)?.report(*call, outcome, *now_ms)?;
             }
-            Write::Request { execution, control } => self.entry(*execution)?.request(*control)?,
+            Write::Request { execution, control, reason } => {
+                self.entry(*execution)?.request(*control, reason)?;
+            }
+            Write::Announce(worker) => {
+                self.workers.insert(worker.owner.clone(), (**worker).clone());
+            }
+            Write::Withdraw(owner) => {
+                self.workers.remove(owner);
+            }
+            Write::PutToken(token) => {
+                if self.tokens.contains_key(&token.id) {
+                    return Err(refusal::token_taken(&token.id));
+                }
+                self.tokens.insert(token.id.clone(), (**token).clone());
+            }
+            Write::RevokeToken { id, now_ms } => {
+                let token = self.tokens.get_mut(id).ok_or_else(|| refusal::no_token(id))?;
+                token.revoked_at_ms.get_or_insert(*now_ms);
+            }
             Write::NoteJob { execution, lease, call, job_id } => {
                 let entry = self.executions.get_mut(execution);
                 entry
@@ -123,7 +147,8 @@ impl Data {
     }
 
     fn create(&mut self, new: &NewExecution) -> Result<Written> {
-        if let Some(id) = new.idempotency_key.as_ref().and_then(|key| self.by_key.get(key)) {
+        let key = new.idempotency_key.clone().map(|key| (new.labels.namespace.clone(), key));
+        if let Some(id) = key.as_ref().and_then(|key| self.by_key.get(key)) {
             return Ok(Written::Created { id: *id, existing: true });
         }
         if !self.programs.contains_key(&new.program) {
@@ -132,8 +157,8 @@ impl Data {
         if self.executions.contains_key(&new.id) {
             return Err(refusal::id_taken(new.id));
         }
-        if let Some(key) = &new.idempotency_key {
-            self.by_key.insert(key.clone(), new.id);
+        if let Some(key) = key {
+            self.by_key.insert(key, new.id);
         }
         self.executions.insert(new.id, Entry::new(new));
         Ok(Written::Created { id: new.id, existing: false })
@@ -154,7 +179,7 @@ impl Data {
     }
 
     fn delete(&mut self, id: ExecutionId, owner: &Owner, now_ms: UnixMs) -> Result<()> {
-        let terms = Terms { owner, now_ms, expires_at_ms: now_ms, dead: &[] };
+        let terms = Terms { owner, now_ms, expires_at_ms: now_ms, dead: &[], queues: &[] };
         let entry = self.entry(id)?;
         entry.refuse_if_held(&terms)?;
         self.by_key.retain(|_, kept| *kept != id);
@@ -181,12 +206,8 @@ impl Store for MemoryStore {
     fn list(&self, filter: &ListFilter) -> Result<Vec<ExecutionRecord>> {
         let limit = if filter.limit == 0 { 100 } else { filter.limit };
         let data = self.data.lock();
-        let wanted = |record: &ExecutionRecord| {
-            filter.before.is_none_or(|before| record.id < before)
-                && (filter.statuses.is_empty() || filter.statuses.contains(&record.status))
-        };
         let records = data.executions.values().rev().map(Entry::record);
-        Ok(records.filter(wanted).take(limit).collect())
+        Ok(records.filter(|record| matches(filter, record)).take(limit).collect())
     }
 
     fn journal(&self, id: ExecutionId, after_sequence: u64, limit: usize) -> Result<Vec<Recorded>> {
@@ -211,9 +232,10 @@ impl Store for MemoryStore {
         Ok(waiting.map(|(id, _)| *id).collect())
     }
 
-    fn next_due_ms(&self, owner: &Owner) -> Result<Option<UnixMs>> {
+    fn next_due_ms(&self, owner: &Owner, queues: &[String]) -> Result<Option<UnixMs>> {
         let data = self.data.lock();
-        Ok(data.executions.values().filter_map(|entry| entry.next_due_ms(owner)).min())
+        let entries = data.executions.values().filter(|entry| entry.is_of(queues));
+        Ok(entries.filter_map(|entry| entry.next_due_ms(owner)).min())
     }
 
     fn other_owners(&self, owner: &Owner) -> Result<Vec<Owner>> {
@@ -225,6 +247,34 @@ impl Store for MemoryStore {
     /// Counts every commit: in memory nobody can say whose it was.
     fn change_token(&self) -> Result<u64> {
         Ok(self.data.lock().commits)
+    }
+
+    fn call_of_job(&self, job_id: &str) -> Result<Option<(ExecutionId, CallId)>> {
+        let data = self.data.lock();
+        let mut found = data.executions.iter().filter_map(|(id, entry)| {
+            let calls = entry.calls();
+            let call = calls.iter().find(|call| call.job_id.as_deref() == Some(job_id))?;
+            Some((*id, call.id))
+        });
+        Ok(found.next())
+    }
+
+    fn workers(&self) -> Result<Vec<WorkerRecord>> {
+        let data = self.data.lock();
+        let mut workers: Vec<_> = data.workers.values().cloned().collect();
+        for worker in &mut workers {
+            let holds = |entry: &&Entry| entry.owner() == Some(&worker.owner);
+            worker.held = data.executions.values().filter(holds).count() as u32;
+        }
+        Ok(workers)
+    }
+
+    fn tokens(&self) -> Result<Vec<TokenRecord>> {
+        let mut tokens: Vec<_> = self.data.lock().tokens.values().cloned().collect();
+        tokens.sort_by(|one, other| {
+            (one.created_at_ms, &one.id).cmp(&(other.created_at_ms, &other.id))
+        });
+        Ok(tokens)
     }
 
     fn check(&self) -> Result<Vec<String>> {
@@ -248,4 +298,16 @@ impl Store for MemoryStore {
         }
         Ok(findings)
     }
+}
+
+/// Whether a filter lets an execution through, whatever its limit.
+fn matches(filter: &ListFilter, record: &ExecutionRecord) -> bool {
+    let labels = &record.labels;
+    filter.before.is_none_or(|before| record.id < before)
+        && filter.namespace.as_ref().is_none_or(|namespace| labels.namespace == *namespace)
+        && (filter.statuses.is_empty() || filter.statuses.contains(&record.status))
+        && filter.workflow_id.as_ref().is_none_or(|wanted| record.workflow_id == *wanted)
+        && filter.tag.as_ref().is_none_or(|tag| labels.tags.contains(tag))
+        && filter.since_ms.is_none_or(|since_ms| record.created_at_ms >= since_ms)
+        && filter.until_ms.is_none_or(|until_ms| record.created_at_ms < until_ms)
 }

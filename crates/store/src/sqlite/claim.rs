@@ -20,6 +20,8 @@ pub(super) struct Terms<'a> {
     dead: &'a [Owner],
     /// The dead owners as a JSON array, for SQL.
     dead_json: String,
+    /// The queues as a JSON array; `None` for all.
+    queues_json: Option<String>,
 }
 
 impl<'a> Terms<'a> {
@@ -28,10 +30,11 @@ impl<'a> Terms<'a> {
         now_ms: UnixMs,
         expires_at_ms: UnixMs,
         dead: &'a [Owner],
+        queues: &[String],
     ) -> Self {
         let names: Vec<_> = dead.iter().map(Owner::as_str).collect();
         let dead_json = serde_json::json!(names).to_string();
-        Self { owner, now_ms, expires_at_ms, dead, dead_json }
+        Self { owner, now_ms, expires_at_ms, dead, dead_json, queues_json: queues_json(queues) }
     }
 }
 
@@ -78,7 +81,7 @@ fn query(
 ) -> Outcome<Vec<(ExecutionId, UnixMs)>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut rows = statement.query(named_params! {
-        ":now": terms.now_ms, ":dead": terms.dead_json, ":limit": limit
+        ":now": terms.now_ms, ":dead": terms.dead_json, ":queues": terms.queues_json, ":limit": limit
     })?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
@@ -160,11 +163,27 @@ pub(super) fn put_lease(
     Ok(())
 }
 
-/// Nobody holds a live lease on `e`.
+/// The queues for SQL: a JSON array, or `None` for all.
+pub(super) fn queues_json(queues: &[String]) -> Option<String> {
+    (!queues.is_empty()).then(|| serde_json::json!(queues).to_string())
+}
+
+/// `e` is of one of the queues.
+macro_rules! of_queues {
+    () => {
+        "(:queues IS NULL OR e.queue IN (SELECT value FROM json_each(:queues)))"
+    };
+}
+
+/// Nobody holds a live lease on `e`, and it is of one of the queues.
 macro_rules! free {
     () => {
-        "NOT EXISTS (SELECT 1 FROM execution_locks l WHERE l.execution_id = e.id
-             AND l.expires_at > :now AND l.locked_by NOT IN (SELECT value FROM json_each(:dead)))"
+        concat!(
+            "NOT EXISTS (SELECT 1 FROM execution_locks l WHERE l.execution_id = e.id
+             AND l.expires_at > :now AND l.locked_by NOT IN (SELECT value FROM json_each(:dead)))
+             AND ",
+            of_queues!()
+        )
     };
 }
 
@@ -192,9 +211,11 @@ const DUE: &str = concat!(
     " ORDER BY e.wake_at, e.id LIMIT :limit"
 );
 
-const LEASE_GONE: &str = "
-SELECT l.execution_id, l.expires_at
-FROM execution_locks l JOIN executions e ON e.id = l.execution_id
-WHERE (l.expires_at <= :now OR l.locked_by IN (SELECT value FROM json_each(:dead)))
-  AND e.status IN ('SCHEDULED', 'RUNNING', 'WAITING')
-ORDER BY l.expires_at, l.execution_id LIMIT :limit";
+const LEASE_GONE: &str = concat!(
+    "SELECT l.execution_id, l.expires_at
+     FROM execution_locks l JOIN executions e ON e.id = l.execution_id
+     WHERE (l.expires_at <= :now OR l.locked_by IN (SELECT value FROM json_each(:dead)))
+       AND e.status IN ('SCHEDULED', 'RUNNING', 'WAITING') AND ",
+    of_queues!(),
+    " ORDER BY l.expires_at, l.execution_id LIMIT :limit"
+);

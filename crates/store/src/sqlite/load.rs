@@ -17,14 +17,15 @@ use crate::{Control, Loaded};
 
 /// What [`StateRow::read`] takes from a row of `executions`, in order.
 pub(super) const STATE_COLUMNS: &str = "status, version, next_sequence, lease_epoch, inbox, control, \
-     requested_calls, resume_groups, closed_calls, started_at, program_id, input_payload";
+     requested_calls, resume_groups, closed_calls, started_at, program_id, input_payload, \
+     control_reason";
 
 /// The columns of `executions` that the state of an execution is built from.
 pub(super) struct StateRow {
     pub(super) execution: Execution,
     pub(super) lease_epoch: u64,
     pub(super) inbox: i64,
-    control: Option<Control>,
+    control: Option<(Control, String)>,
     program: ProgramId,
     inputs: Payload,
 }
@@ -34,7 +35,10 @@ impl StateRow {
         let text = |column| row.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
         let number = |column| row.get::<_, i64>(column).map(|number| number as u64);
         let control = match row.get_ref(5)?.as_str_or_null().map_err(rusqlite::Error::from)? {
-            Some(word) => Some(Control::from_stored(word)?),
+            Some(word) => {
+                let reason: Option<String> = row.get(12)?;
+                Some((Control::from_stored(word)?, reason.unwrap_or_default()))
+            }
             None => None,
         };
         Ok(Self {

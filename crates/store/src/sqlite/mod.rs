@@ -9,6 +9,7 @@ mod error;
 mod inspect;
 mod load;
 mod read;
+mod registry;
 pub mod schema;
 mod steps;
 mod transition;
@@ -20,12 +21,13 @@ use std::{
     time::Duration,
 };
 
-use durable_core::{Error, ExecutionId, Owner, ProgramId, Recorded, Result, UnixMs};
+use durable_core::{CallId, Error, ExecutionId, Owner, ProgramId, Recorded, Result, UnixMs};
 use parking_lot::Mutex;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::{
-    CallRecord, ExecutionRecord, ListFilter, Loaded, Store, StoredProgram, Write, Written,
+    CallRecord, ExecutionRecord, ListFilter, Loaded, Store, StoredProgram, TokenRecord,
+    WorkerRecord, Write, Written,
 };
 use connection::Readers;
 use error::{Fault, Outcome};
@@ -208,8 +210,8 @@ impl Store for SqliteStore {
         self.readers.read(|connection| read::inboxes(connection, owner))
     }
 
-    fn next_due_ms(&self, owner: &Owner) -> Result<Option<UnixMs>> {
-        self.readers.read(|connection| read::next_due_ms(connection, owner))
+    fn next_due_ms(&self, owner: &Owner, queues: &[String]) -> Result<Option<UnixMs>> {
+        self.readers.read(|connection| read::next_due_ms(connection, owner, queues))
     }
 
     fn other_owners(&self, owner: &Owner) -> Result<Vec<Owner>> {
@@ -223,6 +225,18 @@ impl Store for SqliteStore {
             self.note_changes(&writer)?;
         }
         Ok(self.seen.load(Ordering::Acquire))
+    }
+
+    fn call_of_job(&self, job_id: &str) -> Result<Option<(ExecutionId, CallId)>> {
+        self.readers.read(|connection| registry::call_of_job(connection, job_id))
+    }
+
+    fn workers(&self) -> Result<Vec<WorkerRecord>> {
+        self.readers.read(registry::workers)
+    }
+
+    fn tokens(&self) -> Result<Vec<TokenRecord>> {
+        self.readers.read(registry::tokens)
     }
 
     fn check(&self) -> Result<Vec<String>> {

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use durable_core::{
     Definition, Error, ExecutionId, Failure, Owner, Program, ProgramId, Status, UnixMs,
 };
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter, types::Value};
 
-use super::{error::Outcome, steps};
-use crate::{CallRecord, ExecutionRecord, ListFilter, StoredProgram};
+use super::{claim, error::Outcome, registry, steps};
+use crate::{CallRecord, ExecutionRecord, Labels, ListFilter, StoredProgram};
 
 const SELECT_EXECUTION: &str =
     "SELECT e.id, e.workflow_id, e.program_id, e.status, e.input_payload,
     e.output_payload, e.error_type, e.error, e.error_traceback, e.error_call, e.version,
-    e.created_at, e.started_at, e.completed_at, l.locked_by, e.idempotency_key
+    e.created_at, e.started_at, e.completed_at, l.locked_by, e.idempotency_key, e.namespace,
+    e.queue, e.tags
     FROM executions e LEFT JOIN execution_locks l ON l.execution_id = e.id";
 
 pub(super) fn execution(
@@ -50,6 +51,11 @@ fn read_execution(row: &Row<'_>) -> Outcome<ExecutionRecord> {
         completed_at_ms: row.get(13)?,
         locked_by: row.get(14)?,
         idempotency_key: row.get(15)?,
+        labels: Labels {
+            namespace: row.get(16)?,
+            queue: row.get::<_, Option<String>>(17)?.unwrap_or_else(|| Labels::DEFAULT.to_owned()),
+            tags: registry::words(row, 18)?,
+        },
     })
 }
 
@@ -59,24 +65,36 @@ pub(super) fn calls(connection: &Connection, id: ExecutionId) -> Outcome<Vec<Cal
 
 pub(super) fn list(connection: &Connection, filter: &ListFilter) -> Outcome<Vec<ExecutionRecord>> {
     let limit = if filter.limit == 0 { 100 } else { filter.limit };
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let statuses: Vec<_> = filter.statuses.iter().map(|status| status.as_stored()).collect();
-    let sql = format!(
-        "{SELECT_EXECUTION}
-         WHERE e.id < ?1
-           AND (?2 IS NULL OR e.status IN (SELECT value FROM json_each(?2)))
-         ORDER BY e.id DESC LIMIT ?3"
-    );
+    let (conditions, mut values) = conditions(filter);
+    values.push(i64::try_from(limit).unwrap_or(i64::MAX).into());
+    let sql = format!("{SELECT_EXECUTION} WHERE {conditions} ORDER BY e.id DESC LIMIT ?");
     let mut statement = connection.prepare_cached(&sql)?;
-    // Ids are hexadecimal: all of them sort before '~'.
-    let before = filter.before.map_or_else(|| "~".into(), |id| id.to_string());
-    let statuses = (!statuses.is_empty()).then(|| serde_json::json!(statuses).to_string());
-    let mut rows = statement.query(params![before, statuses, limit])?;
+    let mut rows = statement.query(params_from_iter(values))?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         found.push(read_execution(row)?);
     }
     Ok(found)
+}
+
+/// What a filter asks for and nothing else, so that SQLite plans for that.
+fn conditions(filter: &ListFilter) -> (String, Vec<Value>) {
+    let text = |text: &Option<String>| text.clone().map(Value::from);
+    let statuses: Vec<_> = filter.statuses.iter().map(|status| status.as_stored()).collect();
+    let statuses = (!statuses.is_empty()).then(|| serde_json::json!(statuses).to_string());
+    let (asked, values): (Vec<_>, Vec<_>) = [
+        ("e.id < ?", filter.before.map(|id| id.to_string().into())),
+        ("e.status IN (SELECT value FROM json_each(?))", statuses.map(Value::from)),
+        ("e.namespace = ?", text(&filter.namespace)),
+        ("e.workflow_id = ?", text(&filter.workflow_id)),
+        ("? IN (SELECT value FROM json_each(e.tags))", text(&filter.tag)),
+        ("e.created_at >= ?", filter.since_ms.map(Value::from)),
+        ("e.created_at < ?", filter.until_ms.map(Value::from)),
+    ]
+    .into_iter()
+    .filter_map(|(sql, value)| Some((sql, value?)))
+    .unzip();
+    (if asked.is_empty() { "true".to_owned() } else { asked.join(" AND ") }, values)
 }
 
 pub(super) fn program(connection: &Connection, id: &ProgramId) -> Outcome<Option<StoredProgram>> {
@@ -118,22 +136,29 @@ pub(super) fn inboxes(connection: &Connection, owner: &Owner) -> Outcome<Vec<Exe
     Ok(found)
 }
 
-pub(super) fn next_due_ms(connection: &Connection, owner: &Owner) -> Outcome<Option<UnixMs>> {
+pub(super) fn next_due_ms(
+    connection: &Connection,
+    owner: &Owner,
+    queues: &[String],
+) -> Outcome<Option<UnixMs>> {
+    let queues = claim::queues_json(queues);
     // An execution that is paused waits for an operator only.
     let waits: bool = connection
         .prepare_cached(
             "SELECT EXISTS (
                 SELECT 1 FROM executions e
                 WHERE e.inbox > 0 AND e.status IN ('SCHEDULED', 'RUNNING', 'WAITING')
+                  AND (?1 IS NULL OR e.queue IN (SELECT value FROM json_each(?1)))
                   AND NOT EXISTS (SELECT 1 FROM execution_locks l WHERE l.execution_id = e.id)
              ) OR EXISTS (
                 SELECT 1 FROM executions e
                 WHERE e.control IS NOT NULL
+                  AND (?1 IS NULL OR e.queue IN (SELECT value FROM json_each(?1)))
                   AND e.status IN ('SCHEDULED', 'RUNNING', 'WAITING', 'PAUSED')
                   AND NOT EXISTS (SELECT 1 FROM execution_locks l WHERE l.execution_id = e.id)
              )",
         )?
-        .query_row([], |row| row.get(0))?;
+        .query_row([&queues], |row| row.get(0))?;
     if waits {
         return Ok(Some(UnixMs::MIN));
     }
@@ -141,19 +166,21 @@ pub(super) fn next_due_ms(connection: &Connection, owner: &Owner) -> Outcome<Opt
         .prepare_cached(
             "SELECT e.wake_at FROM executions e
              WHERE e.wake_at IS NOT NULL AND e.status IN ('SCHEDULED', 'RUNNING', 'WAITING')
+               AND (?1 IS NULL OR e.queue IN (SELECT value FROM json_each(?1)))
                AND NOT EXISTS (SELECT 1 FROM execution_locks l WHERE l.execution_id = e.id)
              ORDER BY e.wake_at, e.id LIMIT 1",
         )?
-        .query_row([], |row| row.get(0))
+        .query_row([&queues], |row| row.get(0))
         .optional()?;
     let expiry_ms: Option<UnixMs> = connection
         .prepare_cached(
             "SELECT min(l.expires_at) FROM execution_locks l JOIN executions e ON e.id = l.execution_id
              WHERE l.locked_by <> ?1
+               AND (?2 IS NULL OR e.queue IN (SELECT value FROM json_each(?2)))
                AND (e.status IN ('SCHEDULED', 'RUNNING', 'WAITING')
                     OR e.status = 'PAUSED' AND e.control IS NOT NULL)",
         )?
-        .query_row([owner.as_str()], |row| row.get(0))?;
+        .query_row(params![owner.as_str(), queues], |row| row.get(0))?;
     Ok([due_ms, expiry_ms].into_iter().flatten().min())
 }
 

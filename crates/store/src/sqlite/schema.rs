@@ -11,7 +11,8 @@ use super::{
 };
 
 /// One file for each version, in order; what was released is never changed.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_initial.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/0001_initial.sql"), include_str!("migrations/0002_fleet.sql")];
 
 /// The schema version that this build reads and writes.
 pub const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;
@@ -57,25 +58,22 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<Migrated> {
     Ok(Migrated { from, to: SCHEMA_VERSION })
 }
 
+/// Applies what is missing in one transaction. The version found.
 fn apply_missing(connection: &mut Connection) -> Result<u32> {
-    loop {
-        let transaction = connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(|error| from_sqlite(&error))?;
-        // Another process may have been faster: only what is read under the write lock counts.
-        let version = current_version(&transaction)?;
-        let Some(script) = MIGRATIONS.get(version as usize) else { return Ok(version) };
-        let to = version + 1;
-        transaction
-            .execute_batch(script)
-            .and_then(|()| transaction.pragma_update(None, "application_id", APPLICATION_ID))
-            .and_then(|()| transaction.pragma_update(None, "user_version", to))
-            .and_then(|()| transaction.commit())
-            .map_err(|error| from_sqlite(&error))?;
-        if to == SCHEMA_VERSION {
-            return Ok(version);
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(|error| from_sqlite(&error))?;
+    // Another process may have been faster: only what is read under the write lock counts.
+    let from = current_version(&transaction)?;
+    let apply = || {
+        for script in &MIGRATIONS[from as usize..] {
+            transaction.execute_batch(script)?;
         }
-    }
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)
+    };
+    apply().and_then(|()| transaction.commit()).map_err(|error| from_sqlite(&error))?;
+    Ok(from)
 }
 
 /// The version of our schema in this file; 0 when it is not there.

@@ -392,6 +392,8 @@ UPDATE executions SET
     closed_calls = :closed_calls,
     inbox = CASE WHEN :ended THEN 0 ELSE max(inbox - :taken, 0) END,
     control = CASE WHEN :clear_control OR control = :moot_control THEN NULL ELSE control END,
+    control_reason = CASE WHEN :clear_control OR control = :moot_control THEN NULL
+                     ELSE control_reason END,
     started_at = coalesce(started_at, :started_at), completed_at = :completed_at,
     output_payload = :output,
     error_type = CASE WHEN :set_error THEN :error_type ELSE error_type END,

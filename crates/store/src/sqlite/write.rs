@@ -7,7 +7,7 @@ use durable_core::{
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{claim, error::Outcome as InTransaction, load, read, steps, transition};
+use super::{claim, error::Outcome as InTransaction, load, read, registry, steps, transition};
 use crate::{Control, NewExecution, Write, Written, control::moot_control, refusal};
 
 pub(super) fn apply(connection: &Connection, write: &Write) -> InTransaction<Written> {
@@ -20,12 +20,12 @@ pub(super) fn apply(connection: &Connection, write: &Write) -> InTransaction<Wri
         Write::Transition(transition) => {
             transition::commit(connection, transition).map(|()| Written::Done)
         }
-        Write::Claim { owner, now_ms, expires_at_ms, dead, limit } => {
-            let terms = claim::Terms::new(owner, *now_ms, *expires_at_ms, dead);
+        Write::Claim { owner, now_ms, expires_at_ms, dead, queues, limit } => {
+            let terms = claim::Terms::new(owner, *now_ms, *expires_at_ms, dead, queues);
             claim::claim(connection, &terms, *limit)
         }
         Write::ClaimOne { execution, owner, now_ms, expires_at_ms, dead } => {
-            let terms = claim::Terms::new(owner, *now_ms, *expires_at_ms, dead);
+            let terms = claim::Terms::new(owner, *now_ms, *expires_at_ms, dead, &[]);
             claim::claim_one(connection, &terms, *execution)
         }
         Write::Renew { owner, expires_at_ms } => renew(connection, owner, *expires_at_ms),
@@ -35,7 +35,13 @@ pub(super) fn apply(connection: &Connection, write: &Write) -> InTransaction<Wri
         Write::Report { execution, call, outcome, now_ms } => {
             report(connection, *execution, *call, outcome, *now_ms)
         }
-        Write::Request { execution, control } => request(connection, *execution, *control),
+        Write::Request { execution, control, reason } => {
+            request(connection, *execution, *control, reason)
+        }
+        Write::Announce(worker) => registry::announce(connection, worker),
+        Write::Withdraw(owner) => registry::withdraw(connection, owner),
+        Write::PutToken(token) => registry::put_token(connection, token),
+        Write::RevokeToken { id, now_ms } => registry::revoke_token(connection, id, *now_ms),
         Write::NoteJob { execution, lease, call, job_id } => {
             transition::note_job(connection, *execution, lease, *call, job_id)
                 .map(|()| Written::Done)
@@ -74,9 +80,9 @@ fn put_dictionary(
 
 fn create(connection: &Connection, new: &NewExecution) -> InTransaction<Written> {
     if let Some(key) = &new.idempotency_key {
-        let sql = "SELECT id FROM executions WHERE idempotency_key = ?1";
+        let sql = "SELECT id FROM executions WHERE namespace = ?1 AND idempotency_key = ?2";
         let mut statement = connection.prepare_cached(sql)?;
-        let mut rows = statement.query([key])?;
+        let mut rows = statement.query([&new.labels.namespace, key])?;
         if let Some(row) = rows.next()? {
             let id = read::parse_id(row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?)?;
             return Ok(Written::Created { id, existing: true });
@@ -93,11 +99,12 @@ fn create(connection: &Connection, new: &NewExecution) -> InTransaction<Written>
     if !known {
         return Err(refusal::no_program(&new.program).into());
     }
+    let labels = &new.labels;
     let inserted = connection
         .prepare_cached(
             "INSERT INTO executions (id, workflow_id, program_id, input_payload, idempotency_key,
-                                     lease_epoch, wake_at, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                                     lease_epoch, wake_at, created_at, namespace, queue, tags)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
              ON CONFLICT (id) DO NOTHING",
         )?
         .execute(params![
@@ -108,7 +115,10 @@ fn create(connection: &Connection, new: &NewExecution) -> InTransaction<Written>
             new.idempotency_key,
             epoch,
             wake_at_ms,
-            new.created_at_ms
+            new.created_at_ms,
+            labels.namespace,
+            labels.queue,
+            (!labels.tags.is_empty()).then(|| serde_json::json!(labels.tags).to_string())
         ])?;
     if inserted == 0 {
         return Err(refusal::id_taken(new.id).into());
@@ -203,14 +213,21 @@ fn live_status(connection: &Connection, id: ExecutionId) -> InTransaction<Status
     }
 }
 
-fn request(connection: &Connection, id: ExecutionId, control: Control) -> InTransaction<Written> {
+fn request(
+    connection: &Connection,
+    id: ExecutionId,
+    control: Control,
+    reason: &str,
+) -> InTransaction<Written> {
     let status = live_status(connection, id)?;
     let control = (control != moot_control(status)).then(|| control.as_stored());
+    let reason = control.map(|_| reason);
     connection
         .prepare_cached(
-            "UPDATE executions SET control = ?2 WHERE id = ?1 AND control IS NOT 'CANCEL'",
+            "UPDATE executions SET control = ?2, control_reason = ?3
+             WHERE id = ?1 AND control IS NOT 'CANCEL'",
         )?
-        .execute(params![id.to_string(), control])?;
+        .execute(params![id.to_string(), control, reason])?;
     Ok(Written::Done)
 }
 

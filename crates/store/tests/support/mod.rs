@@ -6,7 +6,7 @@ use durable_core::{
     CallId, Definition, ExecutionId, FunctionOptions, NewCall, Owner, Payload, Position, Program,
     Request, UnixMs,
 };
-use durable_store::{NewExecution, Write};
+use durable_store::{Labels, NewExecution, Write};
 
 pub(crate) const NOW_MS: UnixMs = 1_790_000_000_000;
 
@@ -30,6 +30,7 @@ pub(crate) fn create(number: u8, held: bool) -> Write {
         program: program().id().clone(),
         workflow_id: "flow".into(),
         inputs: Payload::trusted("{}"),
+        labels: Labels::default(),
         idempotency_key: None,
         created_at_ms: NOW_MS,
         lease: held.then(|| (Owner::new("one"), NOW_MS + 1_000)),

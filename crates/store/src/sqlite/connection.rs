@@ -8,7 +8,7 @@ use std::{
 
 use durable_core::{Error, Result};
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use super::{
     Synchronous,
@@ -40,7 +40,7 @@ pub(super) fn open_writer(path: &Path, busy_timeout: Duration) -> Result<Connect
     let open = || -> rusqlite::Result<Connection> {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(busy_timeout)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        keep_statements(&connection)?;
         connection.pragma_update(None, "cache_size", WRITER_CACHE_KIB)?;
         connection.pragma_update(None, "temp_store", "memory")?;
         connection.pragma_update(None, "foreign_keys", false)?;
@@ -52,6 +52,14 @@ pub(super) fn open_writer(path: &Path, busy_timeout: Duration) -> Result<Connect
         Error::Unavailable(message) => Error::unavailable(format!("{}: {message}", path.display())),
         other => other,
     })
+}
+
+/// Keeps statements prepared, whatever is bound to them: without the stability guarantee SQLite
+/// prepares a statement again for each new value that its plan could depend on.
+fn keep_statements(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
 }
 
 /// Switches the file to a write-ahead log, so that readers and the writer don't block each other.
@@ -120,7 +128,7 @@ impl Readers {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)?;
         connection.busy_timeout(self.busy_timeout)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS);
+        keep_statements(&connection)?;
         connection.pragma_update(None, "temp_store", "memory")?;
         Ok(connection)
     }

@@ -298,6 +298,23 @@ mod tests {
     }
 
     #[test]
+    fn a_statement_is_prepared_once_for_all_values() {
+        let directory = tempfile::tempdir().unwrap();
+        let store =
+            SqliteStore::open(&directory.path().join("p.db"), SqliteOptions::default()).unwrap();
+        let prepared_again = |connection: &Connection| {
+            for seed in 0..3 {
+                let id = ExecutionId::new(0, [seed; 10]);
+                assert!(read::execution(connection, id)?.is_none());
+            }
+            let statement = read::execution_by_id(connection)?;
+            Ok(statement.get_status(rusqlite::StatementStatus::RePrepare))
+        };
+        assert_eq!(store.readers.read(prepared_again).unwrap(), 0);
+        assert_eq!(prepared_again(&store.writer.lock()).unwrap(), 0);
+    }
+
+    #[test]
     fn synchronous_is_full_unless_asked_otherwise() {
         let directory = tempfile::tempdir().unwrap();
         for (options, expected) in [

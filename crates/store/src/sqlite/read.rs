@@ -5,7 +5,9 @@ use std::sync::Arc;
 use durable_core::{
     Definition, Error, ExecutionId, Failure, Owner, Program, ProgramId, Status, UnixMs,
 };
-use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter, types::Value};
+use rusqlite::{
+    CachedStatement, Connection, OptionalExtension, Row, params, params_from_iter, types::Value,
+};
 
 use super::{claim, error::Outcome, registry, steps};
 use crate::{CallRecord, ExecutionRecord, Labels, ListFilter, StoredProgram};
@@ -21,10 +23,13 @@ pub(super) fn execution(
     connection: &Connection,
     id: ExecutionId,
 ) -> Outcome<Option<ExecutionRecord>> {
-    let mut statement =
-        connection.prepare_cached(&format!("{SELECT_EXECUTION} WHERE e.id = ?1"))?;
+    let mut statement = execution_by_id(connection)?;
     let mut rows = statement.query([id.to_string()])?;
     rows.next()?.map(read_execution).transpose()
+}
+
+pub(super) fn execution_by_id(connection: &Connection) -> Outcome<CachedStatement<'_>> {
+    Ok(connection.prepare_cached(&format!("{SELECT_EXECUTION} WHERE e.id = ?1"))?)
 }
 
 fn read_execution(row: &Row<'_>) -> Outcome<ExecutionRecord> {

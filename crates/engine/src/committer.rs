@@ -107,7 +107,11 @@ impl Committer {
 
     fn commit(&self, batch: Vec<(Write, Answer)>) {
         let (writes, answers): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        match self.store.commit(&writes) {
+        let committed = self.store.commit(&writes);
+        // A transition shares its state with the dispatcher, which goes on with it uncopied if it
+        // is the only one left.
+        drop(writes);
+        match committed {
             Ok(results) => {
                 assert_eq!(results.len(), answers.len(), "the store answers every write");
                 for (answer, result) in answers.into_iter().zip(results) {
@@ -115,7 +119,7 @@ impl Committer {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, writes = writes.len(), "a batch was not committed");
+                tracing::error!(%error, writes = answers.len(), "a batch was not committed");
                 for answer in answers {
                     answer(Err(error.clone()));
                 }

@@ -59,9 +59,9 @@ pub struct PoolConfig {
 }
 
 impl PoolConfig {
-    /// One worker per core, 32 live executions each.
+    /// One worker per core, 256 live executions each.
     pub fn new(isolation: Isolation, key: SnapshotKey) -> Self {
-        Self { isolation, workers: 0, live_per_worker: 64, key }
+        Self { isolation, workers: 0, live_per_worker: 256, key }
     }
 }
 

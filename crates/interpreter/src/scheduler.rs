@@ -118,7 +118,7 @@ struct Slot {
     is_overdue: bool,
     /// Programs it holds, least recently used first.
     programs: VecDeque<Held>,
-    /// Executions to be told to forget, with the next request.
+    /// Executions to be told to forget, with the next request or when there is none.
     forgets: Vec<ExecutionKey>,
     /// Runs a suspect, alone.
     is_reserved: bool,
@@ -173,6 +173,25 @@ impl Slot {
         }
         self.queue.push_back(job);
     }
+
+    /// Tells a worker that has nothing to do what it holds in vain.
+    fn forget_when_idle(&mut self) {
+        if let Some(link) = &self.link
+            && self.queue.is_empty()
+            && !self.forgets.is_empty()
+        {
+            let mut bytes = Vec::new();
+            say_forgets(&mut self.forgets, &mut bytes);
+            link.send(&bytes);
+        }
+    }
+}
+
+fn say_forgets(forgets: &mut Vec<ExecutionKey>, bytes: &mut Vec<u8>) {
+    for execution in forgets.drain(..) {
+        let message = ToWorker::Forget { execution };
+        bytes.extend_from_slice(&protocol::encode_frame(&message).unwrap_or_default());
+    }
 }
 
 /// Appends the frames that must go before a request.
@@ -182,13 +201,11 @@ fn prepare(
     job: &Job,
     bytes: &mut Vec<u8>,
 ) {
+    say_forgets(forgets, bytes);
     let mut say = |message: &ToWorker<'_>| {
         // Only a frame beyond the size limit fails; the worker then refuses the request.
         bytes.extend_from_slice(&protocol::encode_frame(message).unwrap_or_default());
     };
-    for execution in forgets.drain(..) {
-        say(&ToWorker::Forget { execution });
-    }
     let key = job.program.key;
     let position = programs.iter().position(|held| held.key == key);
     let mut held = position.and_then(|position| programs.remove(position)).unwrap_or_else(|| {
@@ -436,6 +453,7 @@ impl State {
     fn forget(&mut self, execution: ExecutionKey) {
         if let Some(index) = self.homes.remove(&execution) {
             self.slots[index].forgets.push(execution);
+            self.slots[index].forget_when_idle();
         }
     }
 
@@ -546,6 +564,7 @@ impl Events {
             }
         }
         state_ref.place_backlog(now);
+        state_ref.slots[self.index].forget_when_idle();
         drop(state);
         (job.done)(answer);
         true

@@ -190,11 +190,15 @@ impl Dispatcher {
             taken: work.taken,
             controls,
             release,
-            live,
+            live: live && !release,
             cold,
         }));
         let dictionary = dictionary.map(|dictionary| (active.program.id().clone(), dictionary));
         out.push(Action::Commit(id, Box::new(transition), dictionary));
+        if live && release {
+            // Whoever goes on with it starts from the store.
+            out.push(Action::Forget(id));
+        }
     }
 
     /// There is nothing to do: keep the lease while calls run here or a timer is near, else give

@@ -191,7 +191,7 @@ def test_the_interface() -> None:
     assert Least().get_stats() == {}
 
 
-@pytest.mark.parametrize("name", ["RQExecutor", "LambdaExecutor", "ModalExecutor", "create_app"])
+@pytest.mark.parametrize("name", ["LambdaExecutor", "ModalExecutor", "create_app"])
 def test_what_comes_later_says_so(name: str) -> None:
     import durable_monty
 

@@ -146,7 +146,7 @@ def test_integration_test() -> None:
 def test_the_wrapper_functions_as_they_are_printed(service: OrchestratorService) -> None:
     register_function("add")(lambda a, b: a + b)
     names: dict[str, Any] = {
-        **vars(durable_monty),
+        **{name: getattr(durable_monty, name) for name in durable_monty.__all__},
         "engine": service.engine,
         "Session": Session,
         "Call": Call,

@@ -78,6 +78,16 @@ impl Outcomes {
         }
     }
 
+    /// Stores the names that a remote executor gave to calls, soon: for an executor whose names
+    /// follow from the calls, so that a lost one can be made again. A call that has come to
+    /// something meanwhile, or is held by another engine, is passed over.
+    pub fn note_jobs<'a>(&self, jobs: impl IntoIterator<Item = (&'a CallRequest, String)>) {
+        if let Some(shell) = self.shell.upgrade() {
+            let jobs = jobs.into_iter().map(|(call, job_id)| (call.execution, call.call, job_id));
+            shell.note_jobs(jobs.collect());
+        }
+    }
+
     /// Whether somebody still waits for this attempt.
     pub fn is_wanted(&self, call: &CallRequest) -> bool {
         self.shell

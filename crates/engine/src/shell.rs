@@ -148,6 +148,21 @@ impl Shell {
             .map(drop)
     }
 
+    /// Has names of jobs stored with the next commit, without waiting for it.
+    pub(crate) fn note_jobs(&self, jobs: Vec<(ExecutionId, CallId, String)>) {
+        let dispatcher = self.dispatcher.lock();
+        let writes = jobs
+            .into_iter()
+            .filter_map(|(execution, call, job_id)| {
+                let lease = dispatcher.lease(execution)?;
+                let answer: Answer = Box::new(|_| {});
+                Some((Write::NoteJob { execution, lease, call, job_id }, answer))
+            })
+            .collect();
+        drop(dispatcher);
+        self.committer.submit_all(writes);
+    }
+
     /// Commits one write and waits for it.
     pub(crate) fn write(&self, write: Write) -> Result<Written> {
         let (answer, answered) = rendezvous();

@@ -119,6 +119,14 @@ impl PullQueue {
         }
     }
 
+    /// Stores the names that a remote executor gave to calls, soon.
+    pub fn note_jobs<'a>(&self, jobs: impl IntoIterator<Item = (&'a CallRequest, String)>) {
+        let outcomes = self.state.lock().outcomes.clone();
+        if let Some(outcomes) = outcomes {
+            outcomes.note_jobs(jobs);
+        }
+    }
+
     /// Whether somebody still waits for this attempt.
     pub fn is_wanted(&self, call: &CallRequest) -> bool {
         let outcomes = self.state.lock().outcomes.clone();

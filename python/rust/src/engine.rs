@@ -378,6 +378,12 @@ impl Engine {
         py.detach(|| queue.note_job(&task.call, job_id)).map_err(to_python)
     }
 
+    fn note_jobs(&self, py: Python<'_>, jobs: Vec<(PyRef<'_, Task>, String)>) {
+        let queue = self.queue();
+        let jobs: Vec<_> = jobs.iter().map(|(task, name)| (task.call.clone(), name)).collect();
+        py.detach(|| queue.note_jobs(jobs.iter().map(|(call, name)| (call, (*name).clone()))));
+    }
+
     fn is_cancelled(&self, py: Python<'_>, task: &Task) -> bool {
         let queue = self.queue();
         py.detach(|| !queue.is_wanted(&task.call))

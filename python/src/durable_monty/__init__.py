@@ -13,38 +13,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from .aio import AsyncOrchestratorService
-from .context import CallContext, current_call
-from .db import get_session, init_db
-from .errors import (
-    CallFailed,
-    Conflict,
-    Corrupt,
-    DurableError,
-    ExecutionCancelled,
-    ExecutionFailed,
-    ForkError,
-    InternalError,
-    InvalidWorkflow,
-    NoResult,
-    NotCompleted,
-    NotFound,
-    Unavailable,
-)
-from .executor import Executor, LocalExecutor
-from .functions import (
-    FUNCTION_REGISTRY,
-    RetryPolicy,
-    execute_function,
-    get_function,
-    register_function,
-)
-from .models import Call, CallStatus, Execution, ExecutionStatus, from_json, to_json
-from .orchestrator import resume_execution, start_execution
-from .service import OrchestratorService
-from .worker import Worker
+if TYPE_CHECKING:
+    from .aio import AsyncOrchestratorService
+    from .context import CallContext, current_call
+    from .db import get_session, init_db
+    from .errors import (
+        CallFailed,
+        Conflict,
+        Corrupt,
+        DurableError,
+        ExecutionCancelled,
+        ExecutionFailed,
+        ForkError,
+        InternalError,
+        InvalidWorkflow,
+        NoResult,
+        NotCompleted,
+        NotFound,
+        Unavailable,
+    )
+    from .executor import Executor, LocalExecutor
+    from .functions import (
+        FUNCTION_REGISTRY,
+        RetryPolicy,
+        execute_function,
+        get_function,
+        register_function,
+    )
+    from .models import Call, CallStatus, Execution, ExecutionStatus, from_json, to_json
+    from .orchestrator import resume_execution, start_execution
+    from .service import OrchestratorService
+    from .worker import Worker
 
 __all__ = [
     "FUNCTION_REGISTRY",
@@ -84,10 +86,70 @@ __all__ = [
     "to_json",
 ]
 
-_LATER = frozenset({"LambdaExecutor", "ModalExecutor", "RQExecutor", "create_app"})
+# What is imported when it is first used, by the module that defines it. A process that only runs
+# functions (a job of Redis Queue, a Lambda) then starts without SQLAlchemy and the engine.
+_HOMES = {
+    "aio": ["AsyncOrchestratorService"],
+    "context": ["CallContext", "current_call"],
+    "db": ["get_session", "init_db"],
+    "errors": [
+        "CallFailed",
+        "Conflict",
+        "Corrupt",
+        "DurableError",
+        "ExecutionCancelled",
+        "ExecutionFailed",
+        "ForkError",
+        "InternalError",
+        "InvalidWorkflow",
+        "NoResult",
+        "NotCompleted",
+        "NotFound",
+        "Unavailable",
+    ],
+    "executors.base": ["Executor"],
+    "executors.local": ["LocalExecutor"],
+    "executors.rq": ["RQExecutor"],
+    "functions": [
+        "FUNCTION_REGISTRY",
+        "RetryPolicy",
+        "execute_function",
+        "get_function",
+        "register_function",
+    ],
+    "models": ["Call", "CallStatus", "Execution", "ExecutionStatus", "from_json", "to_json"],
+    "orchestrator": ["resume_execution", "start_execution"],
+    "service": ["OrchestratorService"],
+    "worker": ["Worker"],
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+_MODULES = frozenset(
+    [
+        "aio",
+        "context",
+        "db",
+        "errors",
+        "executor",
+        "executors",
+        "functions",
+        "models",
+        "orchestrator",
+        "service",
+        "values",
+        "worker",
+    ]
+)
+_LATER = frozenset({"LambdaExecutor", "ModalExecutor", "create_app"})
 
 
 def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is not None:
+        value = getattr(importlib.import_module(f".{home}", __name__), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     if name in _LATER:
         raise ImportError(
             f"{name} is not part of this release: it comes with a later one. "
@@ -98,3 +160,7 @@ def __getattr__(name: str) -> Any:
 
         return version("durable-monty")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF, *_MODULES})

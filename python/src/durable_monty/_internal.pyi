@@ -123,6 +123,8 @@ class Engine:
     ) -> Task | None: ...
     def note_job(self, task: Task, job_id: str) -> None:
         """Stores the name a remote executor gave to the task."""
+    def note_jobs(self, jobs: Sequence[tuple[Task, str]]) -> None:
+        """Stores such names soon, without waiting. Passes over tasks that have ended meanwhile."""
     def is_cancelled(self, task: Task) -> bool:
         """Whether nobody waits for the task any more."""
     def pending_tasks(self) -> int:

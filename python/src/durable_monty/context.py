@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import dataclasses
-import time
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ._internal import Task
+from typing import Protocol
 
 __all__ = ["CallContext", "current_call"]
 
@@ -28,7 +24,22 @@ class CallContext:
     """When the attempt's timeout is over, on the clock of `time.time()`."""
 
 
-current_task: contextvars.ContextVar[tuple[Task, float] | None] = contextvars.ContextVar(
+class Attempt(Protocol):
+    """What an executor knows of the attempt that it runs."""
+
+    @property
+    def execution_id(self) -> str: ...
+    @property
+    def call_id(self) -> int: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def idempotency_key(self) -> str: ...
+    @property
+    def timeout_ms(self) -> int | None: ...
+
+
+current_task: contextvars.ContextVar[tuple[Attempt, float] | None] = contextvars.ContextVar(
     "durable_monty.current_task", default=None
 )
 """Set by executors: the task and when it began. Plain, so that setting it costs little."""
@@ -47,8 +58,3 @@ def current_call() -> CallContext | None:
         idempotency_key=task.idempotency_key,
         deadline=None if task.timeout_ms is None else began + task.timeout_ms / 1000,
     )
-
-
-def begin(task: Task) -> None:
-    """Makes a task the current one of this thread or coroutine."""
-    current_task.set((task, time.time()))

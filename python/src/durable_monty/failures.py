@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import builtins
 import traceback
+from typing import NamedTuple
 
-__all__ = ["error_type_name", "failure_of", "split_error"]
+__all__ = ["Failure", "error_type_name", "failure_of", "split_error"]
+
+
+class Failure(NamedTuple):
+    """Why an attempt failed."""
+
+    error_type: str
+    message: str
+    traceback: str | None = None
 
 
 def error_type_name(kind: type[BaseException]) -> str:
@@ -15,7 +24,7 @@ def error_type_name(kind: type[BaseException]) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def failure_of(error: BaseException) -> tuple[str, str, str]:
+def failure_of(error: BaseException) -> Failure:
     """Type, message and traceback of what a function raised, as the engine stores them.
 
     Workflow code knows builtin exceptions only. An exception of another type that derives from
@@ -32,11 +41,11 @@ def failure_of(error: BaseException) -> tuple[str, str, str]:
         if base.__module__ == "builtins":
             break
     if base is kind:
-        return kind.__name__, message, shown
+        return Failure(kind.__name__, message, shown)
     name = error_type_name(kind)
     if base in (Exception, BaseException):
-        return name, message, shown
-    return base.__name__, f"{name}: {message}" if message else name, shown
+        return Failure(name, message, shown)
+    return Failure(base.__name__, f"{name}: {message}" if message else name, shown)
 
 
 def split_error(text: str) -> tuple[str, str]:

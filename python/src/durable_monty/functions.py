@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import os
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -133,7 +134,11 @@ def execute_function(
 ) -> Any:
     """Calls a function by name or dotted path and returns its result, also that of an
     `async def`. All a remote worker needs; no database."""
-    result = get_function(path)(*args, **(kwargs or {}))
+    return finished(get_function(path)(*args, **(kwargs or {})))
+
+
+def finished(result: Any) -> Any:
+    """What a function returned, once it is there: a coroutine is run to its end."""
     if inspect.iscoroutine(result):
         import asyncio
 
@@ -201,6 +206,33 @@ def function_path(function: Callable[..., Any]) -> str:
                 "give it a name with @register_function(…), or move it to a module"
             )
     return f"{module_name}.{qualified}"
+
+
+def module_of(name: str) -> str | None:
+    """The module whose import registers a function under a name, as far as this process knows."""
+    module = getattr(FUNCTION_REGISTRY.get(name), "__module__", None)
+    return _module_of_main(sys.modules["__main__"]) if module == "__main__" else module
+
+
+def find_function(name: str, module: str | None) -> Callable[..., Any]:
+    """A function, in a process that may not have imported it yet.
+
+    A name that is not registered is looked for in the modules of the environment variable
+    DURABLE_FUNCTIONS (separated by commas), then in `module`. Raises KeyError when it is in none
+    of them, and whatever importing them raises.
+    """
+    if name not in FUNCTION_REGISTRY and "." not in name:
+        listed = os.environ.get("DURABLE_FUNCTIONS", "").split(",")
+        for home in filter(None, [*map(str.strip, listed), module]):
+            importlib.import_module(home)
+            if name in FUNCTION_REGISTRY:
+                break
+        else:
+            raise KeyError(
+                f"no function is registered under the name '{name}' in this process: name the "
+                "modules that register functions in DURABLE_FUNCTIONS"
+            )
+    return get_function(name)
 
 
 def declare_functions(

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sqlalchemy import text
 from sqlalchemy.engine import Engine as Database
 
-from .executors.base import Executor
+from .executors.base import Executor, ReportingExecutor, reports
+from .executors.courier import Courier
 from .executors.local import LocalExecutor
 from .executors.poller import JobPoller
 from .executors.pool import CallPool
@@ -36,6 +37,8 @@ STOP_S = 1.0
 class _Driver(Protocol):
     """What moves calls between the engine and an executor."""
 
+    @property
+    def runs_here(self) -> bool: ...
     def start(self) -> None: ...
     def stop(self, grace_s: float) -> None: ...
     def is_settled(self) -> bool: ...
@@ -104,7 +107,7 @@ class Worker:
         store.attach()
         driver = self._driver(store.engine)
         # Jobs elsewhere go on by themselves; only functions in this process are waited for.
-        grace = self.grace if isinstance(driver, CallPool) else 0.0
+        grace = self.grace if driver.runs_here else 0.0
         try:
             driver.start()
             logger.info("worker started (%s)", type(self.executor).__name__)
@@ -123,6 +126,8 @@ class Worker:
         is_local = type(executor).submit_call is LocalExecutor.submit_call
         if is_local and isinstance(executor, LocalExecutor):
             return CallPool(engine, executor)
+        if isinstance(executor, ReportingExecutor) and reports(executor):
+            return Courier(engine, executor, self.service.engine)
         return JobPoller(engine, executor, self.service.engine, self.poll_interval)
 
     def _run_until_stopped(self, engine: Engine, progress: _Progress, until_complete: bool) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from abc import ABC, abstractmethod
-from typing import Any, Literal, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
-__all__ = ["Executor", "JobStatus"]
+from ..failures import Failure
+
+__all__ = ["CallRequest", "Executor", "JobStatus", "Outcome", "Outcomes", "ReportingExecutor"]
 
 
 class _JobState(TypedDict):
@@ -59,6 +63,84 @@ class Executor(ABC):
         return {}
 
 
+@dataclasses.dataclass(frozen=True)
+class CallRequest:
+    """One attempt of one call, as it goes to an executor. Arguments are JSON text
+    (`durable_monty.values.decode` reads it)."""
+
+    function_name: str
+    args: str
+    kwargs: str
+    execution_id: str
+    call_id: int
+    attempt: int
+    """Counted from 1."""
+    timeout_ms: int | None = None
+    """How long the attempt may take from when it was handed out."""
+    submitted_as: str | None = None
+    """The job that an earlier worker made of this very attempt, if one did."""
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt of the call."""
+        return f"{self.execution_id}:{self.call_id}"
+
+    @property
+    def job_id(self) -> str:
+        """A name for this attempt: the same whoever submits it, and however often."""
+        return f"{self.execution_id}-{self.call_id}-{self.attempt}"
+
+
+class Outcomes(Protocol):
+    """Where an executor reports what calls came to. Any thread may report. Late and repeated
+    reports change nothing."""
+
+    def report(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Outcomes by the `job_id` of their requests; those that came together, together."""
+
+    def submitted(self, job_id: str, name: str) -> None:
+        """Another job was made of the same attempt; `name` is what operators can find it by."""
+
+
+class Outcome(NamedTuple):
+    """What an attempt came to: the JSON text of a result, or an error."""
+
+    result: str | None
+    error: Failure | None = None
+
+
+class ReportingExecutor(Executor):
+    """An executor that takes calls together and says by itself what they came to, instead of
+    being asked.
+
+    A worker calls `attach` once, then `submit_calls` from one or several threads, and `detach`
+    when it stops. What is open then is submitted again by whoever takes the executions over.
+    """
+
+    runs_here = False
+    """Whether jobs end with this process. A worker that stops waits for them."""
+
+    @abstractmethod
+    def attach(self, outcomes: Outcomes) -> None:
+        """Gets ready. Outcomes may be reported until `detach` returns."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Stops reporting."""
+
+    @abstractmethod
+    def submit_calls(self, calls: Sequence[CallRequest]) -> Sequence[str | None]:
+        """Hands calls over and returns at once, with the names under which operators find the
+        jobs (None for a call that needs no name).
+
+        Raises Unavailable when that is not possible now: it is tried again, so calls may come
+        that were handed over before. Any other exception fails these calls.
+        """
+
+    def cancel_call(self, call: CallRequest) -> None:
+        """Nobody waits for the outcome any more. Stopping the job is a courtesy."""
+
+
 def takes_call(executor: Executor) -> bool:
     """Whether `submit_call` is written to take one `Call` instead of name, args and kwargs."""
     parameters = inspect.signature(executor.submit_call).parameters.values()
@@ -71,3 +153,14 @@ def takes_call(executor: Executor) -> bool:
         return False
     required = [p for p in positional if p.default is p.empty]
     return len(positional) == 1 or (len(required) == 1 and required[0].name == "call")
+
+
+def reports(executor: ReportingExecutor) -> bool:
+    """Whether no subclass of a reporting executor has put a `submit_call` of its own in the place
+    of that."""
+    for kind in type(executor).__mro__:
+        if "submit_calls" in vars(kind):
+            return True
+        if "submit_call" in vars(kind):
+            return False
+    return False

@@ -48,6 +48,8 @@ class JobPoller:
     """One thread that submits calls to an executor as they come, and asks about each job: soon at
     first, then at growing distances up to the poll interval."""
 
+    runs_here = False
+
     def __init__(
         self, engine: Engine, executor: Executor, database: Database, poll_interval: float
     ) -> None:

@@ -38,6 +38,8 @@ class CallPool:
     So functions that block run side by side at once, and functions that don't never wake it.
     """
 
+    runs_here = True
+
     def __init__(self, engine: Engine, executor: LocalExecutor) -> None:
         self._engine = engine
         self._executor = executor

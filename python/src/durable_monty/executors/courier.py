@@ -1,0 +1,246 @@
+"""The thread of a worker whose executor reports by itself."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select, tuple_
+from sqlalchemy.engine import Engine as Database
+from sqlalchemy.orm import Session
+
+from ..errors import Unavailable
+from ..failures import failure_of
+from ..models import Call, CallStatus
+from .base import CallRequest, Outcome, ReportingExecutor
+
+if TYPE_CHECKING:
+    from .._internal import Engine, Task
+
+__all__ = ["Courier"]
+
+logger = logging.getLogger("durable_monty.executor")
+
+MAX_BATCH = 256
+LONGEST_WAIT_S = 0.25
+CHECK_EVERY_S = 1.0
+MAX_CHECKED = 1000
+FIRST_RETRY_S = 0.05
+LONGEST_RETRY_S = 2.0
+
+
+class Courier:
+    """Carries calls from the engine to an executor, many at a time, and its reports back.
+
+    One thread waits for calls. Whoever reports outcomes also submits the calls that follow from
+    them, so nothing waits for that thread. An executor that can't take calls now is tried again,
+    at growing distances, and no further calls are taken from the engine meanwhile.
+    """
+
+    def __init__(self, engine: Engine, executor: ReportingExecutor, database: Database) -> None:
+        self._engine = engine
+        self._executor = executor
+        self._database = database
+        self._lock = threading.Lock()
+        self._open: dict[str, tuple[CallRequest, Task]] = {}
+        self._unsubmitted: deque[Task] = deque()
+        self._submitting = 0
+        self._is_waiting = False
+        self._stopped = threading.Event()
+        self._check_due = 0.0
+        self._checked = 0
+        self._thread = threading.Thread(target=self._body, name="durable-monty-calls", daemon=True)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether the jobs end with this process."""
+        return self._executor.runs_here
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._executor.attach(self)
+        self._thread.start()
+
+    def stop(self, grace_s: float) -> None:
+        """Waits until the thread has ended. Jobs elsewhere stay with the executor."""
+        self._stopped.set()
+        self._thread.join(grace_s)
+        self._executor.detach()
+
+    def is_settled(self) -> bool:
+        """Whether every call was submitted, and none runs that ends with this process."""
+        with self._lock:
+            is_idle = self._is_waiting and not self._submitting and not self._unsubmitted
+            is_busy = self._executor.runs_here and bool(self._open)
+        return is_idle and not is_busy and self._engine.pending_tasks() == 0
+
+    def running(self) -> int:
+        """How many calls have been submitted and have not come to anything."""
+        return len(self._open)
+
+    # What the executor reports (`Outcomes`)
+
+    def report(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Hands outcomes to the engine, and the calls that it answers with to the executor."""
+        following: list[Task] = []
+        for job_id, outcome in outcomes.items():
+            with self._lock:
+                known = self._open.pop(job_id, None)
+            if known is None:
+                continue
+            call, task = known
+            if outcome.error is None:
+                answer = self._engine.finish(task, outcome.result or "null")
+            else:
+                kind, message, shown = outcome.error
+                logger.info("%s of %s failed: %s: %s", job_id, call.function_name, kind, message)
+                answer = self._engine.fail(task, kind, message, shown)
+            if answer is not None:
+                following.append(answer)
+        if following:
+            self._submit(following)
+
+    def submitted(self, job_id: str, name: str) -> None:
+        """Stores the name of the job that stands for a call now."""
+        with self._lock:
+            known = self._open.get(job_id)
+        if known is not None:
+            self._engine.note_jobs([(known[1], name)])
+
+    # The thread
+
+    def _body(self) -> None:
+        retry_s = FIRST_RETRY_S
+        while not self._stopped.is_set():
+            if self._unsubmitted:
+                tasks = [self._unsubmitted.popleft() for _ in range(len(self._unsubmitted))]
+            else:
+                tasks = self._next_tasks()
+            if not tasks:
+                pass
+            elif self._submit(tasks):
+                retry_s = FIRST_RETRY_S
+            else:
+                self._stopped.wait(retry_s)
+                retry_s = min(LONGEST_RETRY_S, 2 * retry_s)
+            if time.monotonic() >= self._check_due:
+                self._check_due = time.monotonic() + CHECK_EVERY_S
+                self._drop_unwanted()
+
+    def _next_tasks(self) -> list[Task]:
+        """The next calls, waiting for the first."""
+        began = time.monotonic()
+        self._is_waiting = True
+        try:
+            first = self._engine.next_task(LONGEST_WAIT_S)
+        except Unavailable:
+            # The engine was closed under the worker: the process is about to end.
+            self._stopped.set()
+            return []
+        self._is_waiting = False
+        if first is None:
+            # An engine that was detached answers at once.
+            early_s = LONGEST_WAIT_S - (time.monotonic() - began)
+            self._stopped.wait(max(0.0, min(early_s, 0.01)))
+            return []
+        tasks = [first]
+        while len(tasks) < MAX_BATCH and self._engine.pending_tasks():
+            task = self._engine.next_task(0)
+            if task is None:
+                break
+            tasks.append(task)
+        return tasks
+
+    def _submit(self, tasks: Sequence[Task]) -> bool:
+        """Hands calls to the executor; False when it can't take any now."""
+        with self._lock:
+            self._submitting += 1
+        try:
+            requests = self._requests(tasks)
+            with self._lock:
+                self._open.update((call.job_id, (call, task)) for call, task in requests)
+            try:
+                names = self._executor.submit_calls([call for call, _ in requests])
+            except Unavailable as error:
+                logger.warning("%d calls wait to be submitted: %s", len(tasks), error)
+                self._take_back(requests)
+                return False
+            except Exception as error:
+                logger.warning("%s: %s", type(self._executor).__name__, error)
+                failed = Outcome(None, failure_of(error))
+                self.report({call.job_id: failed for call, _ in requests})
+                return True
+            self._engine.note_jobs(
+                [
+                    (task, name)
+                    for (call, task), name in zip(requests, names, strict=True)
+                    if name is not None and name != call.submitted_as and call.job_id in self._open
+                ]
+            )
+            return True
+        finally:
+            with self._lock:
+                self._submitting -= 1
+
+    def _take_back(self, requests: Iterable[tuple[CallRequest, Task]]) -> None:
+        with self._lock:
+            for call, task in requests:
+                if self._open.pop(call.job_id, None) is not None:
+                    self._unsubmitted.append(task)
+
+    def _requests(self, tasks: Sequence[Task]) -> list[tuple[CallRequest, Task]]:
+        noted = self._jobs_of_earlier_workers(tasks)
+        return [
+            (
+                CallRequest(
+                    function_name=task.function,
+                    args=task.args,
+                    kwargs=task.kwargs,
+                    execution_id=task.execution_id,
+                    call_id=task.call_id,
+                    attempt=task.attempt,
+                    timeout_ms=task.timeout_ms,
+                    submitted_as=noted.get((task.execution_id, task.call_id, task.attempt)),
+                ),
+                task,
+            )
+            for task in tasks
+        ]
+
+    def _jobs_of_earlier_workers(self, tasks: Sequence[Task]) -> dict[tuple[str, int, int], str]:
+        calls = [(task.execution_id, task.call_id) for task in tasks]
+        noted = select(Call.execution_id, Call.call_id, Call.attempts, Call.job_id).where(
+            tuple_(Call.execution_id, Call.call_id).in_(calls),
+            Call.status == CallStatus.SUBMITTED,
+        )
+        with Session(self._database) as session:
+            return {
+                (execution_id, call_id, attempt): job_id
+                for execution_id, call_id, attempt, job_id in session.execute(noted)
+                if job_id is not None
+            }
+
+    def _drop_unwanted(self) -> None:
+        """Lets go of calls whose execution was cancelled, or that took too long; some at a time."""
+        with self._lock:
+            count = len(self._open)
+            begin = self._checked if self._checked < count else 0
+            looked_at = list(itertools.islice(self._open.items(), begin, begin + MAX_CHECKED))
+            self._checked = begin + MAX_CHECKED
+        for job_id, (call, task) in looked_at:
+            if self._engine.is_cancelled(task):
+                with self._lock:
+                    dropped = self._open.pop(job_id, None)
+                if dropped is not None:
+                    self._cancel(call)
+
+    def _cancel(self, call: CallRequest) -> None:
+        try:
+            self._executor.cancel_call(call)
+        except Exception:
+            logger.debug("%s could not be cancelled", call.job_id, exc_info=True)

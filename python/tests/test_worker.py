@@ -18,9 +18,11 @@ from typing import Any
 
 import pytest
 from conftest import PATIENCE_S, Serve
+from sqlalchemy import text
 
 from durable_monty import (
     CallContext,
+    Conflict,
     ExecutionFailed,
     LocalExecutor,
     OrchestratorService,
@@ -490,3 +492,36 @@ print(service.result(service.start_execution("await f()", ["f"])))
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "1\n", "")
+
+
+def test_a_worker_takes_its_queues_and_stands_on_the_list(
+    service: OrchestratorService, serve: Serve
+) -> None:
+    register_function("f")(lambda i: i + 1)
+    gpu = service.start_execution(
+        "await f(1)", ["f"], queue="gpu", tags=["blue", "big"], namespace="acme"
+    )
+    other = service.start_execution("await f(2)", ["f"])
+    with serve(queues=["gpu"], concurrency=3) as worker:
+        assert service.result(gpu, timeout=PATIENCE_S) == 2
+        with service.engine.connect() as connection:
+            listed = connection.execute(text("SELECT queues, functions, concurrency FROM workers"))
+            queues, functions, concurrency = listed.one()
+        assert (json.loads(queues), concurrency) == (["gpu"], 3)
+        assert "f" in json.loads(functions)
+        assert worker.executor.get_stats()["executed"] == 1
+        with pytest.raises(Conflict, match="another worker"):
+            Worker(service).run(once=True)
+    with service.engine.connect() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM workers")) == 0
+        row = connection.execute(
+            text("SELECT queue, tags, namespace FROM executions WHERE id = :id"), {"id": gpu}
+        ).one()
+    assert (row.queue, json.loads(row.tags), row.namespace) == ("gpu", ["blue", "big"], "acme")
+    assert service.get_execution(other)["status"] == "scheduled"
+    # What other queues hold is no reason to wait.
+    Worker(service, queues="gpu").run(until_complete=True)
+    Worker(service).run(until_complete=True)
+    assert service.get_result(other) == 3
+    with pytest.raises(ValueError, match="at least 1"):
+        Worker(service, concurrency=0)

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use durable::Status;
+use durable::{Clock as _, Labels, Status, SystemClock};
 
-use crate::exit;
+use crate::{exit, time};
 
 /// Runs durable workflows, written as plain Python, and looks after them.
 ///
@@ -30,6 +30,12 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Run a workflow to its end and print its output as JSON
     Run(Run),
+    /// Store an execution of a workflow for workers to run, and print its id
+    Start(Start),
+    /// Run executions and their calls until SIGTERM or Ctrl-C
+    Worker(Worker),
+    /// List the workers of the database with what they hold
+    Workers(Workers),
     /// Go on with an execution that was interrupted or paused, to its end
     Resume(Resume),
     /// List executions, newest first
@@ -48,9 +54,9 @@ pub(crate) enum Command {
     Doctor(Doctor),
 }
 
-/// Where the functions come from, and where program code runs.
+/// Where the functions come from.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Host {
+pub(crate) struct FunctionsOf {
     /// The Python module or file whose functions the workflow may call
     #[arg(long, value_name = "MODULE_OR_FILE.py")]
     pub(crate) functions: Option<String>,
@@ -58,6 +64,13 @@ pub(crate) struct Host {
     /// The Python that runs them [default: python3, or that of the active virtual environment]
     #[arg(long, env = "DURABLE_PYTHON", value_name = "PYTHON")]
     pub(crate) python: Option<PathBuf>,
+}
+
+/// Where the functions come from, and where program code runs.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Host {
+    #[command(flatten)]
+    pub(crate) functions: FunctionsOf,
 
     /// Where the workflow's own code runs
     #[arg(long, value_enum, default_value_t = IsolationName::Process)]
@@ -81,8 +94,9 @@ impl IsolationName {
     }
 }
 
+/// What is started.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Run {
+pub(crate) struct Workflow {
     /// The workflow: a file of Python source
     #[arg(value_name = "FILE.py")]
     pub(crate) file: PathBuf,
@@ -100,12 +114,82 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) name: Option<String>,
 
-    /// Two runs with the same key are one execution
+    /// Two starts with the same key in one namespace are one execution
     #[arg(long)]
     pub(crate) key: Option<String>,
 
+    /// The queue that workers take it from
+    #[arg(long, default_value = Labels::DEFAULT)]
+    pub(crate) queue: String,
+
+    /// A word to find the execution by; can be given more than once
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+
+    /// The tenant it belongs to
+    #[arg(long, default_value = Labels::DEFAULT)]
+    pub(crate) namespace: String,
+}
+
+impl Workflow {
+    pub(crate) fn labels(&self) -> Labels {
+        Labels {
+            namespace: self.namespace.clone(),
+            queue: self.queue.clone(),
+            tags: self.tags.clone(),
+        }
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) workflow: Workflow,
+
     #[command(flatten)]
     pub(crate) host: Host,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    pub(crate) workflow: Workflow,
+
+    #[command(flatten)]
+    pub(crate) functions: FunctionsOf,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Worker {
+    #[command(flatten)]
+    pub(crate) host: Host,
+
+    /// Take executions of this queue only; can be given more than once [default: all queues]
+    #[arg(long = "queue", value_name = "QUEUE")]
+    pub(crate) queues: Vec<String>,
+
+    /// How many calls run at once: of sync functions, and of async ones
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) concurrency: u32,
+
+    /// How it is shown by `durable workers` [default: the name of this machine]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+
+    /// How many seconds running calls are given when it is asked to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) grace: u32,
+
+    /// End as soon as no execution of its queues is scheduled, running or waiting
+    #[arg(long)]
+    pub(crate) until_idle: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Workers {
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -122,6 +206,27 @@ pub(crate) struct List {
     /// Only executions of this status; can be given more than once
     #[arg(long, value_name = "STATUS", value_parser = status)]
     pub(crate) status: Vec<Status>,
+
+    /// Only executions started under this name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) workflow: Option<String>,
+
+    /// Only executions with this tag
+    #[arg(long)]
+    pub(crate) tag: Option<String>,
+
+    /// Only executions of this tenant
+    #[arg(long)]
+    pub(crate) namespace: Option<String>,
+
+    /// Only executions started at this time or later: 2026-01-31, 2026-01-31T12:00:00Z, or how
+    /// long ago, as 90s, 15m, 2h or 7d
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) since: Option<i64>,
+
+    /// Only executions started before this time
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) until: Option<i64>,
 
     /// Most executions to list
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
@@ -180,4 +285,10 @@ pub(crate) struct Doctor {
 
 fn status(text: &str) -> Result<Status, String> {
     Status::parse(text).map_err(|error| error.to_string())
+}
+
+fn time(text: &str) -> Result<i64, String> {
+    time::parse(text, SystemClock::default().now_ms()).ok_or_else(|| {
+        "expected 2026-01-31, 2026-01-31T12:00:00Z, or how long ago: 90s, 15m, 2h, 7d".to_owned()
+    })
 }

@@ -17,6 +17,16 @@ pub(crate) fn open(url: &str) -> Result<Engine> {
     Durable::builder(url).isolation(Isolation::Thread).workers(1).open_engine()
 }
 
+/// Opens a database to store executions that workers run; makes it if it is not there.
+pub(crate) fn open_to_start(url: &str) -> Result<Engine> {
+    if Location::parse(url)? == Location::Memory {
+        return Err(Error::invalid(
+            "what is started in memory is lost at once: --db names a database that is kept",
+        ));
+    }
+    Durable::builder(url).isolation(Isolation::Thread).workers(1).open_engine()
+}
+
 /// Opens a database to run executions.
 pub(crate) fn open_to_run(url: &str, isolation: Isolation, config: Config) -> Result<Engine> {
     Durable::builder(url).isolation(isolation).config(config).open_engine()

@@ -48,7 +48,7 @@ pub(crate) fn doctor(url: &str, command: &args::Doctor) -> Result<Exit> {
         add("snapshot key", key(path));
     }
     add("workers", workers(command.host.isolation));
-    add("python", host(&command.host));
+    add("python", host(&command.host.functions));
     let exit = match findings.iter().all(|finding| finding.ok) {
         true => Exit::Done,
         false => Exit::Unavailable,
@@ -167,7 +167,7 @@ fn workers(isolation: args::IsolationName) -> Found {
     }
 }
 
-fn host(host: &args::Host) -> Found {
+fn host(host: &args::FunctionsOf) -> Found {
     let python = python(host.python.as_deref());
     let shown = python.display().to_string();
     // Any module will do to see whether Python starts at all.

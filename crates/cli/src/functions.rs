@@ -21,12 +21,16 @@ pub(crate) enum Functions {
 
 impl Functions {
     /// Imports the module, if one is given.
-    pub(crate) fn load(host: &args::Host) -> Result<Self> {
-        let Some(module) = &host.functions else {
-            return Ok(Self::None(Arc::default()));
-        };
-        let python = python(host.python.as_deref());
-        let config = SubprocessConfig { python, ..SubprocessConfig::new(module) };
+    pub(crate) fn load(given: &args::FunctionsOf) -> Result<Self> {
+        let Some(config) = config(given) else { return Ok(Self::None(Arc::default())) };
+        Ok(Self::Python(Arc::new(Subprocess::start(config)?)))
+    }
+
+    /// As [`Self::load`], to run so many calls at once.
+    pub(crate) fn load_many(given: &args::FunctionsOf, concurrency: u32) -> Result<Self> {
+        let Some(config) = config(given) else { return Ok(Self::None(Arc::default())) };
+        let at_once = concurrency as usize;
+        let config = SubprocessConfig { threads: at_once, async_calls: at_once, ..config };
         Ok(Self::Python(Arc::new(Subprocess::start(config)?)))
     }
 
@@ -88,6 +92,19 @@ impl Functions {
             subprocess.serve(Serve::Execution(id));
         }
     }
+
+    /// Begins to run the calls of all executions.
+    pub(crate) fn serve_all(&self) {
+        if let Self::Python(subprocess) = self {
+            subprocess.serve(Serve::Everything);
+        }
+    }
+}
+
+fn config(given: &args::FunctionsOf) -> Option<SubprocessConfig> {
+    let module = given.functions.as_ref()?;
+    let python = python(given.python.as_deref());
+    Some(SubprocessConfig { python, ..SubprocessConfig::new(module) })
 }
 
 /// The Python that is meant: the one given, else that of the active virtual environment, else

@@ -14,8 +14,13 @@ pub(crate) fn list(url: &str, command: &args::List) -> Result<Exit> {
     let engine = database::open(url)?;
     let filter = ListFilter {
         statuses: command.status.clone(),
+        workflow_id: command.workflow.clone(),
+        tag: command.tag.clone(),
+        namespace: command.namespace.clone(),
+        since_ms: command.since,
+        until_ms: command.until,
+        before: None,
         limit: command.limit as usize,
-        ..ListFilter::default()
     };
     let records = engine.store().list(&filter)?;
     if command.json {

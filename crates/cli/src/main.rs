@@ -16,7 +16,10 @@ mod progress;
 mod run;
 mod show;
 mod text;
+mod time;
 mod views;
+mod worker;
+mod workers;
 
 use std::process::ExitCode;
 
@@ -44,6 +47,9 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
     let url = &args.db;
     match args.command {
         Command::Run(command) => run::run(url, &command),
+        Command::Start(command) => run::start(url, &command),
+        Command::Worker(command) => worker::worker(url, &command),
+        Command::Workers(command) => workers::workers(url, &command),
         Command::Resume(command) => run::resume(url, &command),
         Command::List(command) => list::list(url, &command),
         Command::Show(command) => show::show(url, &command),

@@ -16,25 +16,9 @@ use crate::{
 
 pub(crate) fn run(url: &str, command: &args::Run) -> Result<Exit> {
     let inbox = interrupts::watch()?;
-    let shown = command.file.display();
-    let source =
-        std::fs::read_to_string(&command.file).with_context(|| format!("can't read {shown}"))?;
-    let inputs = inputs::gather(command.inputs_file.as_deref(), &command.inputs)?;
-    let functions = Functions::load(&command.host)?;
-    let definition = Definition {
-        functions: functions.mentioned_in(&source),
-        source,
-        inputs: inputs.keys().cloned().collect(),
-        limits: Limits::default(),
-    };
-    let start = Start {
-        program: Arc::new(Program::new(definition)),
-        inputs: Payload::from_value(&Value::Object(inputs)),
-        workflow_id: command.name.clone().unwrap_or_else(|| stem(&command.file)),
-        labels: durable::Labels::default(),
-        idempotency_key: command.key.clone(),
-    };
-    let config = match command.key {
+    let functions = Functions::load(&command.host.functions)?;
+    let start = read_start(&command.workflow, &functions)?;
+    let config = match command.workflow.key {
         None => only_what_it_starts(),
         // The execution may be there already, left by somebody else.
         Some(_) => Config::default(),
@@ -59,13 +43,43 @@ pub(crate) fn run(url: &str, command: &args::Run) -> Result<Exit> {
     functions.serve(id);
     let is_new = engine.execution(id)?.created_at_ms >= began_ms;
     let record = follow(&engine, id, is_new, &inbox)?;
-    report(&engine, &record, &how_to_resume(id, url, &command.host))
+    report(&engine, &record, &how_to_resume(id, url, &command.host.functions))
+}
+
+pub(crate) fn start(url: &str, command: &args::Start) -> Result<Exit> {
+    let functions = Functions::load(&command.functions)?;
+    let start = read_start(&command.workflow, &functions)?;
+    let engine = database::open_to_start(url)?;
+    let id = engine.start(start)?;
+    text::print(&format!("{id}\n"))?;
+    Ok(Exit::Done)
+}
+
+/// Reads the workflow and its inputs.
+fn read_start(workflow: &args::Workflow, functions: &Functions) -> Result<Start> {
+    let shown = workflow.file.display();
+    let source =
+        std::fs::read_to_string(&workflow.file).with_context(|| format!("can't read {shown}"))?;
+    let inputs = inputs::gather(workflow.inputs_file.as_deref(), &workflow.inputs)?;
+    let definition = Definition {
+        functions: functions.mentioned_in(&source),
+        source,
+        inputs: inputs.keys().cloned().collect(),
+        limits: Limits::default(),
+    };
+    Ok(Start {
+        program: Arc::new(Program::new(definition)),
+        inputs: Payload::from_value(&Value::Object(inputs)),
+        workflow_id: workflow.name.clone().unwrap_or_else(|| stem(&workflow.file)),
+        labels: workflow.labels(),
+        idempotency_key: workflow.key.clone(),
+    })
 }
 
 pub(crate) fn resume(url: &str, command: &args::Resume) -> Result<Exit> {
     let inbox = interrupts::watch()?;
     let id = database::id(&command.id)?;
-    let hint = how_to_resume(id, url, &command.host);
+    let hint = how_to_resume(id, url, &command.host.functions);
     // Cheap look first: what has ended needs neither Python nor workers.
     let looked_at = database::open(url)?;
     let record = looked_at.execution(id)?;
@@ -74,7 +88,7 @@ pub(crate) fn resume(url: &str, command: &args::Resume) -> Result<Exit> {
         return report(&looked_at, &record, &hint);
     }
     drop(looked_at);
-    let functions = Functions::load(&command.host)?;
+    let functions = Functions::load(&command.host.functions)?;
     let isolation = command.host.isolation.isolation();
     let config = Config { only: Some(id), hold_ms: u64::MAX, ..Config::default() };
     let engine = database::open_to_run(url, isolation, config)?;
@@ -137,7 +151,7 @@ fn stem(file: &Path) -> String {
     file.file_stem().map_or_else(|| "workflow".into(), |stem| stem.to_string_lossy().into_owned())
 }
 
-fn how_to_resume(id: ExecutionId, url: &str, host: &args::Host) -> String {
+fn how_to_resume(id: ExecutionId, url: &str, given: &args::FunctionsOf) -> String {
     if Location::parse(url) == Ok(Location::Memory) {
         return format!("execution {id} is lost: it was kept in memory, --db names a database");
     }
@@ -148,10 +162,10 @@ fn how_to_resume(id: ExecutionId, url: &str, host: &args::Host) -> String {
         "--db".to_owned(),
         quoted(url),
     ];
-    if let Some(functions) = &host.functions {
+    if let Some(functions) = &given.functions {
         words.extend(["--functions".to_owned(), quoted(functions)]);
     }
-    if let Some(python) = &host.python {
+    if let Some(python) = &given.python {
         words.extend(["--python".to_owned(), quoted(&python.to_string_lossy())]);
     }
     format!("execution {id} is kept; continue with: {}", words.join(" "))

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use durable::{CallRecord, ExecutionRecord, Status};
+use durable::{CallRecord, ExecutionRecord, Labels, Status};
 
 use crate::{
     args, database,
@@ -63,6 +63,11 @@ fn head(record: &ExecutionRecord) -> String {
     add("took", duration_ms(record).map(duration));
     add("run by", record.locked_by.clone());
     add("key", record.idempotency_key.clone());
+    let labels = &record.labels;
+    let unless_default = |label: &str| (label != Labels::DEFAULT).then(|| label.to_owned());
+    add("namespace", unless_default(&labels.namespace));
+    add("queue", unless_default(&labels.queue));
+    add("tags", (!labels.tags.is_empty()).then(|| labels.tags.join(", ")));
     if record.inputs.as_str() != "{}" {
         add("inputs", Some(short(record.inputs.as_str(), MAX_CHARS)));
     }

@@ -1,6 +1,6 @@
 //! The JSON shapes that `--json` prints. They are stable: fields are only added.
 
-use durable::{CallRecord, ExecutionRecord, Failure, Payload, Recorded, wire};
+use durable::{CallRecord, ExecutionRecord, Failure, Payload, Recorded, WorkerRecord, wire};
 use durable_core::Event;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -31,6 +31,12 @@ pub(crate) struct ExecutionView<'a> {
     /// The engine that runs it, if one does.
     locked_by: Option<&'a str>,
     idempotency_key: Option<&'a str>,
+    /// The tenant it belongs to.
+    namespace: &'a str,
+    /// The queue that workers take it from.
+    queue: &'a str,
+    /// Words to find it by.
+    tags: &'a [String],
     /// The id of its program.
     program: &'a str,
 }
@@ -50,7 +56,50 @@ impl<'a> ExecutionView<'a> {
             duration_ms: duration_ms(record),
             locked_by: record.locked_by.as_deref(),
             idempotency_key: record.idempotency_key.as_deref(),
+            namespace: &record.labels.namespace,
+            queue: &record.labels.queue,
+            tags: &record.labels.tags,
             program: record.program.as_str(),
+        }
+    }
+}
+
+/// A worker.
+#[derive(Serialize)]
+pub(crate) struct WorkerView<'a> {
+    /// The name it holds leases under, as in `locked_by` of an execution.
+    id: &'a str,
+    /// Its machine, or the name it was given.
+    name: &'a str,
+    pid: u32,
+    /// Empty for all.
+    queues: &'a [String],
+    functions: &'a [String],
+    concurrency: u32,
+    /// How many executions it holds.
+    held: u32,
+    version: &'a str,
+    started_at: String,
+    /// When it was last heard of.
+    seen_at: String,
+    /// Whether it was not heard of for longer than a lease lasts.
+    is_stale: bool,
+}
+
+impl<'a> WorkerView<'a> {
+    pub(crate) fn new(worker: &'a WorkerRecord, is_stale: bool) -> Self {
+        Self {
+            id: worker.owner.as_str(),
+            name: &worker.host,
+            pid: worker.pid,
+            queues: &worker.queues,
+            functions: &worker.functions,
+            concurrency: worker.concurrency,
+            held: worker.held,
+            version: &worker.version,
+            started_at: instant(worker.started_at_ms),
+            seen_at: instant(worker.seen_at_ms),
+            is_stale,
         }
     }
 }

@@ -32,7 +32,7 @@ pub use durable_core::{
     Program, Recorded, Result, RetryPolicy, Status, wire,
 };
 pub use durable_engine::{
-    Announcement, CallRequest, Clock, Config, Engine, Executor, Start, SystemClock,
+    Announcement, CallRequest, Clock, Config, Duty, Engine, Executor, Start, SystemClock,
 };
 pub use durable_executors::{FunctionError, Functions, PullQueue};
 pub use durable_interpreter::{LimitedAllocator, WorkerCommand};

@@ -37,13 +37,14 @@ impl Alarm {
         }
     }
 
-    /// Something is due earlier, or there is room for more.
+    /// Something is due earlier.
     pub(crate) fn ring(&self) {
         self.state.lock().rung = true;
         self.changed.notify_one();
     }
 
-    /// Somebody of this process wrote something to the store that is to be claimed.
+    /// Somebody of this process wrote something to the store that is to be claimed, or there is
+    /// room again for what could not be.
     pub(crate) fn look_at_store(&self) {
         let mut state = self.state.lock();
         state.rung = true;
@@ -156,11 +157,11 @@ impl Clockwork {
             self.next_sweep_ms = now_ms + shell.config.sweep_ms as i64;
             dead = shell.gone_owners()?;
         }
-        self.next_due_ms = shell.store.next_due_ms(&shell.owner, &shell.config.queues)?;
+        self.next_due_ms = shell.store.next_due_ms(&shell.owner, &shell.duty.read().queues)?;
         let due = self.next_due_ms.is_some_and(|due_ms| due_ms <= now_ms);
         let limit = shell.dispatcher.lock().room().min(shell.config.max_claim);
         if limit == 0 {
-            // Room is announced by the alarm; until then nothing here is due.
+            // The alarm tells when there is room; until then nothing here is due.
             self.next_due_ms = None;
             return Ok(());
         }
@@ -181,7 +182,7 @@ impl Clockwork {
         let owner = shell.owner.clone();
         let write = match shell.config.only {
             None => {
-                let queues = shell.config.queues.clone();
+                let queues = shell.duty.read().queues.clone();
                 Write::Claim { owner, now_ms, expires_at_ms, dead, queues, limit }
             }
             Some(execution) if shell.dispatcher.lock().holds(execution) => return Ok(()),
@@ -202,7 +203,7 @@ impl Clockwork {
             let claimed = shell.with_programs(claimed);
             shell.feed(Input::Claimed(claimed));
         }
-        self.next_due_ms = shell.store.next_due_ms(&shell.owner, &shell.config.queues)?;
+        self.next_due_ms = shell.store.next_due_ms(&shell.owner, &shell.duty.read().queues)?;
         Ok(())
     }
 

@@ -13,6 +13,15 @@ pub struct Announcement {
     pub concurrency: u32,
 }
 
+/// What an engine takes up while an executor is attached, and how it is shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Duty {
+    /// Executions of these queues only; empty for all.
+    pub queues: Vec<String>,
+    /// How it is shown among the workers; `None` when it is not listed.
+    pub announcement: Option<Announcement>,
+}
+
 /// How an engine behaves. Every field has a default that suits one machine.
 #[derive(Debug, Clone)]
 pub struct Config {

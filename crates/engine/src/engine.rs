@@ -6,14 +6,14 @@ use std::{
 };
 
 use durable_core::{
-    CallId, Definition, Error, ExecutionId, Lease, Outcome, Payload, Program, Result, Runner,
-    UnixMs,
+    CallId, Definition, Error, ExecutionId, Lease, Outcome, Owner, Payload, Program, Result,
+    Runner, UnixMs,
 };
 use durable_store::{Control, ExecutionRecord, Labels, NewExecution, Store, Write, Written};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
-    Config,
+    Config, Duty,
     clockwork::{Alarm, Clockwork},
     committer::{Answer, Committer},
     dispatcher::{Dispatcher, Input},
@@ -106,6 +106,8 @@ impl Engine {
     pub fn new(parts: Parts) -> Result<Self> {
         let Parts { store, runner, clock, random, spawn, probe, config } = parts;
         let (loads, to_load) = mpsc::channel();
+        let duty =
+            Duty { queues: config.queues.clone(), announcement: config.announcement.clone() };
         let shell = Arc::new(Shell {
             owner: new_owner(&*random),
             started_at_ms: clock.now_ms(),
@@ -124,6 +126,7 @@ impl Engine {
             random,
             probe,
             config,
+            duty: RwLock::new(duty),
         });
         let listener = Arc::downgrade(&shell);
         shell.store.subscribe(Box::new(move || {
@@ -150,10 +153,21 @@ impl Engine {
     /// # Errors
     /// `Conflict` when an executor is attached already.
     pub fn attach(&self, executor: Arc<dyn Executor>) -> Result<()> {
+        let duty = self.shell.duty.read().clone();
+        self.attach_for(executor, duty)
+    }
+
+    /// As [`Engine::attach`], with other queues and another announcement than the configuration
+    /// names, from now on.
+    ///
+    /// # Errors
+    /// As [`Engine::attach`].
+    pub fn attach_for(&self, executor: Arc<dyn Executor>, duty: Duty) -> Result<()> {
         let mut attached = self.shell.executor.write();
         if attached.is_some() {
             return Err(Error::conflict("this engine has an executor already: detach it first"));
         }
+        *self.shell.duty.write() = duty;
         executor.attach(Outcomes { shell: Arc::downgrade(&self.shell) });
         *attached = Some(executor);
         drop(attached);
@@ -195,7 +209,7 @@ impl Engine {
         if let Err(error) = flushed {
             tracing::warn!(%error, "leases were not given back; they will expire");
         }
-        if self.shell.config.announcement.is_some()
+        if self.shell.duty.read().announcement.is_some()
             && let Err(error) = self.shell.write(Write::Withdraw(self.shell.owner.clone()))
         {
             tracing::warn!(%error, "this worker is still on the list; it will be seen to be silent");
@@ -230,11 +244,11 @@ impl Engine {
         let now_ms = self.shell.clock.now_ms();
         let expires_at_ms = now_ms + self.shell.config.lease_ms as i64;
         let mut room = self.shell.dispatcher.lock().room();
+        let duty = self.shell.duty.read().clone();
         for (index, (start, program)) in starts.into_iter().zip(programs).enumerate() {
             // Whether a key is new is known only after the commit, so keyed starts are leased by
             // the usual claim.
-            let queues = &self.shell.config.queues;
-            let ours = queues.is_empty() || queues.contains(&start.labels.queue);
+            let ours = duty.queues.is_empty() || duty.queues.contains(&start.labels.queue);
             let takes = room > 0 && ours && start.idempotency_key.is_none();
             let lease = takes.then(|| (self.shell.owner.clone(), expires_at_ms));
             let (id, inputs) = (self.new_id(now_ms), start.inputs.clone());
@@ -454,6 +468,20 @@ impl Engine {
             .store
             .execution(id)?
             .ok_or_else(|| Error::not_found(format!("no execution '{id}'")))
+    }
+
+    /// Whether nothing of this engine's queues is scheduled, running or waiting, with this engine
+    /// or with any other. What is paused waits for an operator and does not count.
+    ///
+    /// # Errors
+    /// As the store's.
+    pub fn is_idle(&self) -> Result<bool> {
+        let nobody = Owner::new("");
+        let queues = self.shell.duty.read().queues.clone();
+        // Whatever is not over is due at some time, or the lease on it ends at some time.
+        let next_due_ms = || self.shell.store.next_due_ms(&nobody, &queues);
+        // Looked at twice: between the parts of one look a lease may be given back.
+        Ok(self.held() == 0 && next_due_ms()?.is_none() && next_due_ms()?.is_none())
     }
 
     /// How many executions this engine holds leases on.

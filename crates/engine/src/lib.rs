@@ -15,7 +15,7 @@ mod ports;
 mod programs;
 mod shell;
 
-pub use config::{Announcement, Config};
+pub use config::{Announcement, Config, Duty};
 pub use engine::{Engine, Parts, Registration, Start};
 pub use executor::{CallRequest, Executor, Outcomes};
 pub use owner::{ProcessTable, new_owner};

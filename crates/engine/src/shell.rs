@@ -18,7 +18,7 @@ use durable_store::{Control, Loaded, Store, WorkerRecord, Write, Written};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::{
-    Config,
+    Config, Duty,
     clockwork::Alarm,
     committer::{Answer, Committer},
     dispatcher::{Ack, Action, Dispatcher, Input},
@@ -37,6 +37,7 @@ pub(crate) struct Shell {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) probe: Arc<dyn OwnerProbe>,
     pub(crate) config: Config,
+    pub(crate) duty: RwLock<Duty>,
     pub(crate) owner: Owner,
     pub(crate) started_at_ms: UnixMs,
     pub(crate) programs: Programs,
@@ -243,6 +244,7 @@ impl Shell {
             Action::Ended(id) => self.ended(id),
             Action::GivenBack(due_ms) => self.alarm.given_back(due_ms),
             Action::WakeClockwork => self.alarm.ring(),
+            Action::HasRoom => self.alarm.look_at_store(),
         }
     }
 
@@ -388,14 +390,15 @@ impl Shell {
 
     /// How this engine is shown among the workers, while it takes up work.
     pub(crate) fn announcement(&self, now_ms: UnixMs) -> Option<WorkerRecord> {
-        let announced = self.config.announcement.as_ref()?;
         self.executor.read().as_ref()?;
+        let Duty { queues, announcement } = self.duty.read().clone();
+        let announced = announcement?;
         Some(WorkerRecord {
             owner: self.owner.clone(),
-            host: announced.host.clone(),
+            host: announced.host,
             pid: std::process::id(),
-            queues: self.config.queues.clone(),
-            functions: announced.functions.clone(),
+            queues,
+            functions: announced.functions,
             concurrency: announced.concurrency,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at_ms: self.started_at_ms,

@@ -32,17 +32,20 @@ pub struct SubprocessConfig {
     pub module: String,
     /// How many sync functions run at once.
     pub threads: usize,
+    /// How many async functions run at once.
+    pub async_calls: usize,
     /// Largest result, as JSON.
     pub max_result_bytes: u64,
 }
 
 impl SubprocessConfig {
-    /// The functions of a module, 32 at once, in `python3`.
+    /// The functions of a module, in `python3`: 32 sync ones at once, and 1,000 async ones.
     pub fn new(module: &str) -> Self {
         Self {
             python: "python3".into(),
             module: module.to_owned(),
             threads: 32,
+            async_calls: 1_000,
             max_result_bytes: durable_core::Limits::default().max_payload_bytes,
         }
     }
@@ -90,7 +93,7 @@ impl Subprocess {
         let (host, lines, ready) = Host::start(&config)?;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
-                calls: Calls::new(config.threads, &ready),
+                calls: Calls::new(config.threads, config.async_calls, &ready),
                 host: Some(host),
                 closed: false,
             }),

@@ -8,9 +8,9 @@ use std::{
 };
 
 use durable::{
-    Definition, Durability, Durable, Engine as RustEngine, Error, ExecutionId, Failure,
-    FunctionOptions, Isolation, Limits, ListFilter, Outcome, Payload, PullQueue, Start, Status,
-    WorkerCommand,
+    Announcement, Definition, Durability, Durable, Duty, Engine as RustEngine, Error, ExecutionId,
+    Failure, FunctionOptions, Isolation, Labels, Limits, ListFilter, Outcome, Payload, PullQueue,
+    Start, Status, WorkerCommand,
 };
 use parking_lot::Mutex;
 use pyo3::{
@@ -116,7 +116,10 @@ impl Engine {
         })
     }
 
-    #[pyo3(signature = (source, functions, inputs, workflow_id = None, idempotency_key = None, limits = None))]
+    #[pyo3(signature = (
+        source, functions, inputs, workflow_id = None, idempotency_key = None, limits = None,
+        namespace = None, queue = None, tags = Vec::new()
+    ))]
     #[expect(clippy::too_many_arguments, reason = "the Python signature")]
     fn start(
         &self,
@@ -127,9 +130,18 @@ impl Engine {
         workflow_id: Option<&str>,
         idempotency_key: Option<String>,
         limits: Option<&str>,
+        namespace: Option<String>,
+        queue: Option<String>,
+        tags: Vec<String>,
     ) -> PyResult<String> {
         self.with(py, |engine| {
             let mut start = to_start(source, functions, inputs, limits)?;
+            let default = || Labels::DEFAULT.to_owned();
+            start.labels = Labels {
+                namespace: namespace.unwrap_or_else(default),
+                queue: queue.unwrap_or_else(default),
+                tags,
+            };
             if let Some(name) = workflow_id {
                 name.clone_into(&mut start.workflow_id);
             }
@@ -297,6 +309,9 @@ impl Engine {
         let until = Instant::now() + duration(timeout_s);
         loop {
             let busy = self.with(py, |engine| {
+                if engine.is_idle()? {
+                    return Ok(false);
+                }
                 let statuses = vec![Status::Scheduled, Status::Running, Status::Waiting];
                 let found = engine.store().list(&ListFilter {
                     statuses,
@@ -332,11 +347,22 @@ impl Engine {
         self.with(py, |engine| engine.delete(execution_id.parse()?))
     }
 
-    fn attach(&self, py: Python<'_>) -> PyResult<()> {
+    #[pyo3(signature = (queues = Vec::new(), announcement = None))]
+    fn attach(
+        &self,
+        py: Python<'_>,
+        queues: Vec<String>,
+        announcement: Option<(String, Vec<String>, u32)>,
+    ) -> PyResult<()> {
+        let announcement = announcement.map(|(host, functions, concurrency)| Announcement {
+            host,
+            functions,
+            concurrency,
+        });
         // A queue that was closed by an earlier detachment is of no further use.
         let queue = Arc::new(PullQueue::default());
         let attached = queue.clone();
-        self.with(py, |engine| engine.attach(attached))?;
+        self.with(py, |engine| engine.attach_for(attached, Duty { queues, announcement }))?;
         *self.queue.lock() = queue;
         Ok(())
     }

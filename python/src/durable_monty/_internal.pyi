@@ -73,6 +73,9 @@ class Engine:
         workflow_id: str | None = None,
         idempotency_key: str | None = None,
         limits: str | None = None,  # JSON object: fields of Limits
+        namespace: str | None = None,
+        queue: str | None = None,
+        tags: Sequence[str] = (),
     ) -> str: ...
     def start_many(self, starts: list[tuple[str, str, str]]) -> list[str]:
         """`(source, functions, inputs)` each; all in as few commits as possible."""
@@ -103,14 +106,19 @@ class Engine:
     def wait(self, execution_id: str, timeout_s: float | None) -> ExecutionDict | None:
         """Until it has ended; None when the time is over."""
     def wait_idle(self, timeout_s: float) -> bool:
-        """Until no execution of the store is scheduled, running or waiting (True), or the time is
-        over (False)."""
+        """Until no execution of the queues it serves is scheduled, running or waiting (True), or
+        the time is over (False)."""
     def cancel(self, execution_id: str, reason: str) -> None: ...
     def pause(self, execution_id: str, reason: str) -> None: ...
     def resume(self, execution_id: str) -> None: ...
     def delete(self, execution_id: str) -> None: ...
-    def attach(self) -> None:
-        """Begins to lease executions and to hand out their calls with `next_task`."""
+    def attach(
+        self,
+        queues: Sequence[str] = (),
+        announcement: tuple[str, list[str], int] | None = None,
+    ) -> None:
+        """Begins to lease executions of these queues (none for all) and to hand out their calls
+        with `next_task`. `announcement` is how it is listed: name, functions, concurrency."""
     def detach(self, timeout_s: float) -> None:
         """Stops leasing, waits for running calls up to the timeout, gives back what is held,
         and lets every `next_task` return None."""

@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from . import sqlite
 from ._native import leak, native
-from .errors import ForkError, InvalidWorkflow
+from .errors import Conflict, ForkError, InvalidWorkflow
 
 if TYPE_CHECKING:
     from ._internal import Engine as RustEngine
@@ -105,6 +105,7 @@ class Store:
         self._lock = threading.RLock()
         self._engine: RustEngine | None = None
         self._attached = 0
+        self._queues: tuple[str, ...] = ()
 
     @staticmethod
     def at(path: Path, scratch: _Scratch | None, isolation: Isolation) -> Store:
@@ -150,11 +151,21 @@ class Store:
                 "has threads there that are not here. Call init_db again in the child"
             )
 
-    def attach(self) -> None:
+    def attach(
+        self,
+        queues: tuple[str, ...] = (),
+        announcement: tuple[str, list[str], int] | None = None,
+    ) -> None:
         """Lets the engine hand out work as long as one of its workers runs."""
         with self._lock:
             if self._attached == 0:
-                self.engine.attach()
+                self.engine.attach(queues, announcement)
+                self._queues = queues
+            elif self._queues != queues:
+                raise Conflict(
+                    f"another worker of this process serves {_named(self._queues)} of {self.url}: "
+                    f"run the one that serves {_named(queues)} in a process of its own"
+                )
             self._attached += 1
 
     def detach(self, grace_s: float) -> None:
@@ -173,6 +184,10 @@ class Store:
             self._attached = 0
         if engine is not None:
             engine.close()
+
+
+def _named(queues: tuple[str, ...]) -> str:
+    return f"the queues {', '.join(queues)}" if queues else "all queues"
 
 
 class _Scratch:

@@ -97,6 +97,9 @@ class OrchestratorService:
         workflow_id: str | None = None,
         idempotency_key: str | None = None,
         limits: Mapping[str, int] | None = None,
+        namespace: str | None = None,
+        queue: str | None = None,
+        tags: Iterable[str] = (),
     ) -> str:
         """Checks and stores an execution, status `scheduled`, and returns its id.
 
@@ -105,6 +108,9 @@ class OrchestratorService:
         themselves. `inputs` become its global variables. `workflow_id` is a name for people.
         With an `idempotency_key` that was used before, nothing is started and the id of that
         execution is returned. `limits` overrides single bounds by name, such as `max_calls`.
+
+        `queue` is the queue that workers take it from, `namespace` the tenant it belongs to (both
+        `default` unless given), `tags` are words to find it by.
 
         When it returns, the execution survives a crash.
 
@@ -121,6 +127,9 @@ class OrchestratorService:
             workflow_id,
             idempotency_key,
             None if limits is None else json.dumps(dict(limits)),
+            namespace,
+            queue,
+            [tags] if isinstance(tags, str) else list(tags),
         )
         logger.debug("execution %s scheduled", execution_id)
         return execution_id

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import text
@@ -18,6 +19,7 @@ from .executors.courier import Courier
 from .executors.local import LocalExecutor
 from .executors.poller import JobPoller
 from .executors.pool import CallPool
+from .functions import FUNCTION_REGISTRY
 from .orchestrator import check_and_resume_if_ready, enqueue_calls, execute_and_save
 from .service import OrchestratorService
 
@@ -55,6 +57,10 @@ class Worker:
     by itself; calls that run in this process never wait for it. `grace` is how many seconds
     functions that still run are given when the worker stops; those that need longer run again
     later, elsewhere or here.
+
+    `queues` are the queues it takes executions from, all of them unless some are named; workers of
+    one process share theirs. `concurrency` is how many functions a `LocalExecutor` runs at once.
+    While it runs, the worker stands on the list that `durable workers` shows.
     """
 
     def __init__(
@@ -64,11 +70,21 @@ class Worker:
         poll_interval: float = 1.0,
         *,
         grace: float = DEFAULT_GRACE_S,
+        queues: Iterable[str] = (),
+        concurrency: int | None = None,
     ) -> None:
         if poll_interval < 0:
             raise ValueError(f"poll_interval is {poll_interval}, it can't be negative")
         self.service = service
         self.executor: Executor = LocalExecutor() if executor is None else executor
+        self.queues = (queues,) if isinstance(queues, str) else tuple(queues)
+        if concurrency is not None:
+            if not isinstance(self.executor, LocalExecutor):
+                kind = type(self.executor).__name__
+                raise ValueError(f"concurrency is for a LocalExecutor, {kind} has its own limits")
+            if concurrency < 1:
+                raise ValueError(f"concurrency is {concurrency}, it must be at least 1")
+            self.executor.max_workers = concurrency
         self.poll_interval = poll_interval
         self.grace = grace
         self._wake = threading.Event()
@@ -104,7 +120,7 @@ class Worker:
 
     def _serve(self, once: bool, until_complete: bool) -> None:
         store = self.service.store
-        store.attach()
+        store.attach(self.queues, self._announcement())
         driver = self._driver(store.engine)
         # Jobs elsewhere go on by themselves; only functions in this process are waited for.
         grace = self.grace if driver.runs_here else 0.0
@@ -119,6 +135,11 @@ class Worker:
         finally:
             store.detach(grace)
             driver.stop(STOP_S)
+
+    def _announcement(self) -> tuple[str, list[str], int]:
+        at_once = getattr(self.executor, "max_workers", None)
+        functions = sorted(FUNCTION_REGISTRY)
+        return socket.gethostname(), functions, at_once if isinstance(at_once, int) else 0
 
     def _driver(self, engine: Engine) -> _Driver:
         executor = self.executor

@@ -7,3 +7,4 @@ mod functions;
 mod operate;
 mod run;
 mod support;
+mod workers;

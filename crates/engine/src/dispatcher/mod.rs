@@ -96,8 +96,10 @@ pub(crate) enum Action {
     Ended(ExecutionId),
     /// An execution was given back in a commit, and is due at this time.
     GivenBack(UnixMs),
-    /// A timer is due earlier than the clockwork knows, or there is room for more work.
+    /// A timer is due earlier than the clockwork knows.
     WakeClockwork,
+    /// There is room for more work, after there may have been none.
+    HasRoom,
 }
 
 pub(crate) struct Dispatcher {
@@ -281,8 +283,9 @@ impl Dispatcher {
             let gone = Error::conflict("another engine took the execution over");
             out.push(Action::Answer(done, Err(gone)));
         }
-        if self.active.len() + 1 == self.config.max_active {
-            out.push(Action::WakeClockwork);
+        // Not as soon as there is room for one: each look at the store costs a commit.
+        if self.active.len() == self.config.max_active * 3 / 4 {
+            out.push(Action::HasRoom);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Which calls wait, which run, and which are somebody else's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use durable_core::{CallId, ExecutionId};
 use durable_engine::CallRequest;
@@ -10,9 +10,6 @@ use super::host::Ready;
 /// How many processes may die while they run a call. More than one, because the call that kills
 /// a process takes innocent ones with it.
 pub(super) const MAX_DEATHS: u32 = 3;
-
-/// Most async functions that run at once; sync ones are limited by the number of threads.
-const MAX_ASYNC: usize = 1_000;
 
 /// Whose calls are run. The others are kept, and given back when the engine recalls them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +41,12 @@ pub(super) struct Calls {
     kept: BTreeMap<u64, CallRequest>,
     numbers: HashMap<Key, u64>,
     next_number: u64,
+    /// Functions that were asked for and are not in the module, each told of once.
+    missed: BTreeSet<String>,
 }
+
+/// Most functions that are told of; whoever asks for more has the wrong module.
+const MAX_MISSED: usize = 100;
 
 struct Running {
     waiting: Waiting,
@@ -81,7 +83,7 @@ impl Lane {
 }
 
 impl Calls {
-    pub(super) fn new(threads: usize, ready: &Ready) -> Self {
+    pub(super) fn new(threads: usize, async_calls: usize, ready: &Ready) -> Self {
         let lane_of = |name: &String| match ready.asyncs.contains(name) {
             true => LaneName::EventLoop,
             false => LaneName::Threads,
@@ -90,11 +92,12 @@ impl Calls {
             serve: Serve::Nothing,
             functions: ready.functions.keys().map(|name| (name.clone(), lane_of(name))).collect(),
             threads: Lane::new(threads.max(1)),
-            event_loop: Lane::new(MAX_ASYNC),
+            event_loop: Lane::new(async_calls.max(1)),
             running: HashMap::new(),
             kept: BTreeMap::new(),
             numbers: HashMap::new(),
             next_number: 1,
+            missed: BTreeSet::new(),
         }
     }
 
@@ -122,7 +125,20 @@ impl Calls {
         if is_ours {
             self.queue(number, Waiting { call, deaths: 0 });
         } else {
+            self.tell_if_missed(&call);
             self.kept.insert(number, call);
+        }
+    }
+
+    /// A call that this worker keeps waits until a worker with another module takes it over.
+    fn tell_if_missed(&mut self, call: &CallRequest) {
+        let is_new = self.serve == Serve::Everything
+            && self.missed.len() < MAX_MISSED
+            && self.missed.insert(call.function.clone());
+        if is_new {
+            tracing::warn!(execution = %call.execution, function = call.function,
+                "the module does not have a function that is called: its calls wait until this \
+                 worker ends; give such executions a queue of their own");
         }
     }
 
@@ -237,8 +253,6 @@ impl Calls {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
     use durable_core::Payload;
 
     use super::*;
@@ -266,7 +280,7 @@ mod tests {
             functions: BTreeMap::from(functions),
             asyncs: BTreeSet::from(["async".to_owned()]),
         };
-        let mut calls = Calls::new(1, &ready);
+        let mut calls = Calls::new(1, 1_000, &ready);
         calls.serve(serve);
         calls
     }

@@ -1,6 +1,7 @@
 //! Connections: one that writes, some that read.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -19,7 +20,9 @@ use super::{
 const PAGE_SIZE: u32 = 4096;
 /// Pages in the write-ahead log before they are carried over to the file. The hot pages are
 /// written over and over: the more of that happens in the log, the less reaches the file.
-const CHECKPOINT_PAGES: u32 = 4_000;
+const CHECKPOINT_PAGES: u32 = 2_000;
+/// The log is made this long ahead: a commit that makes it grow takes twice as long.
+pub(super) const LOG_BYTES: u64 = CHECKPOINT_PAGES as u64 * (PAGE_SIZE as u64 + 24);
 /// A log that grew under a long read is cut back to this.
 const LOG_LIMIT_BYTES: u64 = 64 << 20;
 /// Page cache of the writer, in KiB (SQLite wants it negative).
@@ -86,14 +89,49 @@ pub(super) fn use_wal(connection: &Connection) -> Result<()> {
 }
 
 /// The settings that hold for the life of the writer.
-pub(super) fn configure_writer(connection: &Connection, synchronous: Synchronous) -> Result<()> {
+pub(super) fn configure_writer(
+    connection: &Connection,
+    path: &Path,
+    synchronous: Synchronous,
+) -> Result<()> {
     let configure = || -> rusqlite::Result<()> {
         connection.pragma_update(None, "synchronous", synchronous.as_pragma())?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         connection.pragma_update(None, "journal_size_limit", LOG_LIMIT_BYTES as i64)?;
         Ok(())
     };
-    configure().map_err(|error| from_sqlite(&error))
+    configure().map_err(|error| from_sqlite(&error))?;
+    if synchronous == Synchronous::Full
+        && log_bytes(path) < LOG_BYTES
+        && let Err(error) = lengthen_log(connection)
+    {
+        // Nothing depends on it; another process may be writing, or the disk may be full.
+        tracing::debug!(%error, "the log was not made longer ahead");
+    }
+    Ok(())
+}
+
+/// How long the log is; 0 when there is none.
+pub(super) fn log_bytes(path: &Path) -> u64 {
+    // SQLite puts it beside the file that a link points to.
+    let mut log = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()).into_os_string();
+    log.push("-wal");
+    fs::metadata(log).map_or(0, |metadata| metadata.len())
+}
+
+/// Writes the log's blocks in a transaction that is rolled back: it is too large for the page
+/// cache, so its pages go to the log, and stay there as space for the commits to come.
+fn lengthen_log(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "cache_size", 16)?;
+    let filled = connection.unchecked_transaction().and_then(|transaction| {
+        transaction.execute_batch("CREATE TABLE filler (bytes BLOB)")?;
+        // The cache keeps the last few.
+        let bytes = (LOG_BYTES + LOG_BYTES / 16) as i64;
+        transaction.execute("INSERT INTO filler VALUES (zeroblob(?1))", [bytes])?;
+        transaction.rollback()
+    });
+    connection.pragma_update(None, "cache_size", WRITER_CACHE_KIB)?;
+    filled
 }
 
 /// Connections that only read, opened when they are needed.

@@ -95,7 +95,7 @@ impl SqliteStore {
     pub fn open(path: &Path, options: SqliteOptions) -> Result<Self> {
         let mut writer = connection::open_writer(path, options.busy_timeout)?;
         schema::prepare(&mut writer)?;
-        connection::configure_writer(&writer, options.synchronous)?;
+        connection::configure_writer(&writer, path, options.synchronous)?;
         let store = Self {
             writer: Mutex::new(writer),
             readers: Readers::new(path, options.busy_timeout),
@@ -312,6 +312,24 @@ mod tests {
         };
         assert_eq!(store.readers.read(prepared_again).unwrap(), 0);
         assert_eq!(prepared_again(&store.writer.lock()).unwrap(), 0);
+    }
+
+    #[test]
+    fn commits_find_the_log_long_enough_and_the_file_stays_small() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log.db");
+        let store = SqliteStore::open(&path, SqliteOptions::default()).unwrap();
+        let log_bytes = connection::log_bytes(&path);
+        assert!(log_bytes >= connection::LOG_BYTES);
+        for name in ["first", "second"] {
+            store.commit(&[program(name)]).unwrap().remove(0).unwrap();
+            // A second process finds it long enough as well.
+            SqliteStore::open(&path, SqliteOptions::default()).unwrap();
+            assert_eq!(connection::log_bytes(&path), log_bytes);
+        }
+        drop(store);
+        assert_eq!(connection::log_bytes(&path), 0);
+        assert!(path.metadata().unwrap().len() < log_bytes / 8);
     }
 
     #[test]

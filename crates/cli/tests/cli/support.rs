@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::mpsc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::Pid;
@@ -190,6 +190,16 @@ pub(crate) fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     let (done, wait) = mpsc::channel();
     std::thread::spawn(move || done.send(work()));
     wait.recv_timeout(PATIENCE).expect("it takes too long")
+}
+
+/// Waits until something holds; fails the test when that takes too long.
+#[track_caller]
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let give_up_at = Instant::now() + 2 * PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < give_up_at, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// A file that stands beside the tests.

@@ -1,16 +1,11 @@
 //! `durable start`, `durable worker`, `durable workers`, and the filters of `durable list`.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
 
 use durable::{Durable, Isolation, ListFilter, Status, Workflow};
 use rustix::process::{Signal, kill_process};
 
-use crate::support::{Desk, Running};
-
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::support::{Desk, Running, until};
 
 /// Every attempt writes its key down before it does anything else.
 const COUNTED: &str = r#"
@@ -30,14 +25,6 @@ from asyncio import gather
 a, b = await gather(step(n), step(n))
 a + b + await step(n)
 ";
-
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let give_up_at = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < give_up_at, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
 
 fn keys(desk: &Desk) -> Vec<String> {
     let text = std::fs::read_to_string(desk.path("keys")).unwrap_or_default();
@@ -69,7 +56,6 @@ fn rolling_restarts_lose_nothing_and_run_nothing_twice() {
         kill_process(old.pid(), Signal::TERM).unwrap();
         let ended = old.ended();
         assert_eq!(ended.code, 0, "{ended:?}");
-        assert!(ended.err.contains("worker ended"), "{ended:?}");
         let is_last = if restart >= 4 { &["--until-idle"][..] } else { &[] };
         workers.push(worker(&desk, is_last));
     }

@@ -288,3 +288,31 @@ def test_statuses_are_the_enums(service: OrchestratorService) -> None:
     service.process_execution(execution_id)
     assert service.get_execution(execution_id)["status"] is ExecutionStatus.WAITING
     assert service.get_pending_calls(execution_id)[0]["status"] is CallStatus.PENDING
+
+
+def test_a_failed_execution_is_retried(service: OrchestratorService) -> None:
+    broken = True
+    ran: list[str] = []
+
+    @register_function("steady")
+    def steady() -> int:
+        ran.append("steady")
+        return 1
+
+    @register_function("fragile")
+    def fragile() -> int:
+        ran.append("fragile")
+        if broken:
+            raise OSError("no")
+        return 2
+
+    execution_id = service.start_execution("[await steady(), await fragile()]", [steady, fragile])
+    Worker(service).run(until_complete=True)
+    assert service.get_execution(execution_id)["status"] == "failed"
+    broken = False
+    service.retry(execution_id)
+    with pytest.raises(Conflict, match="only one that failed"):
+        service.retry(execution_id)
+    Worker(service).run(until_complete=True)
+    assert service.get_result(execution_id) == [1, 2]
+    assert ran == ["steady", "fragile", "fragile"]

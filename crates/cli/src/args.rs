@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Events(Events),
     /// End an execution: no further call of it is run
     Cancel(Cancel),
+    /// Let a failed execution go on from where it failed, for workers to run
+    Retry(Retry),
     /// Remove an execution with everything that is stored about it
     Delete(Delete),
     /// Create the database, or bring its schema up to date
@@ -265,6 +267,12 @@ pub(crate) struct Cancel {
     /// Why, for those who look at it later
     #[arg(long, default_value = "cancelled on the command line")]
     pub(crate) reason: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Retry {
+    /// The execution
+    pub(crate) id: String,
 }
 
 #[derive(Debug, clap::Args)]

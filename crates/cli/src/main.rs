@@ -55,6 +55,7 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Command::Show(command) => show::show(url, &command),
         Command::Events(command) => events::events(url, &command),
         Command::Cancel(command) => operate::cancel(url, &command),
+        Command::Retry(command) => operate::retry(url, &command),
         Command::Delete(command) => operate::delete(url, &command),
         Command::Migrate => migrate::migrate(url),
         Command::Doctor(command) => doctor::doctor(url, &command),

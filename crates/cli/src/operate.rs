@@ -1,4 +1,4 @@
-//! `durable cancel` and `durable delete`
+//! `durable cancel`, `durable retry` and `durable delete`
 
 use std::time::Duration;
 
@@ -31,6 +31,17 @@ pub(crate) fn cancel(url: &str, command: &args::Cancel) -> Result<Exit> {
             Ok(Exit::Done)
         }
     }
+}
+
+pub(crate) fn retry(url: &str, command: &args::Retry) -> Result<Exit> {
+    let id = database::id(&command.id)?;
+    let engine = database::open(url)?;
+    engine.retry(id)?;
+    text::say(&format!(
+        "execution {id} goes on from where it failed: a worker takes it up, or `durable resume` \
+         runs it to its end"
+    ));
+    Ok(Exit::Done)
 }
 
 pub(crate) fn delete(url: &str, command: &args::Delete) -> Result<Exit> {

@@ -116,6 +116,11 @@ impl Progress {
                     | Event::ExecutionCompleted { .. }
                     | Event::ExecutionFailed { .. }
                     | Event::ExecutionCancelled { .. } => {}
+                    Event::ExecutionRetried(retried) => {
+                        let Counts { asked_for, done } = &mut self.counts;
+                        *asked_for = asked_for.saturating_sub(retried.dropped.len() as u64);
+                        *done = asked_for.saturating_sub(retried.open.len() as u64);
+                    }
                 }
             }
         }

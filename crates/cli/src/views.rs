@@ -241,7 +241,8 @@ fn details(event: &Event) -> Vec<(&'static str, serde_json::Value)> {
         | Event::Printed { .. }
         | Event::ExecutionPaused { .. }
         | Event::ExecutionResumed
-        | Event::ExecutionCancelled { .. } => Vec::new(),
+        | Event::ExecutionCancelled { .. }
+        | Event::ExecutionRetried(_) => Vec::new(),
     }
 }
 

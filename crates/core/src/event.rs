@@ -78,6 +78,25 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// An operator let the failed execution go on: the transition that failed it is taken back.
+    ExecutionRetried(Box<Retried>),
+}
+
+/// What takes the failing transition of an execution back.
+///
+/// The program is where it was before that transition. What had come in then comes in again,
+/// except for the failures that were the cause: those calls are made again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Retried {
+    /// The calls and timers that are open again, each as it stands now. Without any, the program
+    /// begins anew.
+    pub open: Vec<Call>,
+    /// Those of them that are made again, with what they had failed with.
+    pub again: Vec<(CallId, Failure)>,
+    /// What the failing transition had asked for: as if it never had.
+    pub dropped: Vec<Call>,
+    /// What the execution had failed with.
+    pub failure: Failure,
 }
 
 /// An event with its place in the journal.
@@ -163,7 +182,8 @@ impl Event {
             | Self::ExecutionResumed
             | Self::ExecutionCompleted { .. }
             | Self::ExecutionFailed { .. }
-            | Self::ExecutionCancelled { .. } => None,
+            | Self::ExecutionCancelled { .. }
+            | Self::ExecutionRetried(_) => None,
         }
     }
 }

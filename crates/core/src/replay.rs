@@ -1,9 +1,34 @@
 //! Reading a journal back: the groups of results a program was given, the calls it asked for,
 //! and the state all of it amounts to.
 
+use std::collections::BTreeMap;
+
 use crate::{
-    Call, Error, Event, Execution, ExecutionId, Group, NewCall, Recorded, Request, Result, apply,
+    Call, CallId, Error, Event, Execution, ExecutionId, Failure, Group, NewCall, Outcome, Recorded,
+    Request, Result, Retried, UnixMs, apply,
 };
+
+/// The journal as the program knows it: without what retries took back.
+fn told(journal: &[Recorded]) -> Vec<&Recorded> {
+    let mut told: Vec<&Recorded> = Vec::with_capacity(journal.len());
+    for recorded in journal {
+        if matches!(recorded.event, Event::ExecutionRetried(_)) {
+            // Nothing can stand between an end and a retry: the transition before it failed.
+            while told.pop_if(|last| last.transition + 1 == recorded.transition).is_some() {}
+        } else {
+            told.push(recorded);
+        }
+    }
+    told
+}
+
+/// How the program began: the seed of its randomness, and what its clock said.
+pub fn started(journal: &[Recorded]) -> Option<(u64, UnixMs)> {
+    told(journal).into_iter().rev().find_map(|recorded| match recorded.event {
+        Event::ExecutionStarted { seed } => Some((seed, recorded.at_ms)),
+        _ => None,
+    })
+}
 
 /// The results in a stretch of journal, grouped as they were applied: one group a transition.
 ///
@@ -17,7 +42,7 @@ use crate::{
 /// ```
 pub fn groups(journal: &[Recorded]) -> Vec<Group> {
     let mut groups: Vec<(u64, Group)> = Vec::new();
-    for recorded in journal {
+    for recorded in told(journal) {
         let Some(result) = recorded.event.outcome() else { continue };
         match groups.last_mut() {
             Some((transition, group)) if *transition == recorded.transition => {
@@ -34,7 +59,7 @@ pub fn groups(journal: &[Recorded]) -> Vec<Group> {
 
 /// The calls that a stretch of journal says were asked for, in order.
 pub fn requested(journal: &[Recorded]) -> impl Iterator<Item = &Call> {
-    journal.iter().filter_map(|recorded| match &recorded.event {
+    told(journal).into_iter().filter_map(|recorded| match &recorded.event {
         Event::CallRequested(call) | Event::TimerStarted(call) => Some(call),
         _ => None,
     })
@@ -103,4 +128,92 @@ pub fn fold(id: ExecutionId, journal: &[Recorded]) -> Result<Execution> {
         execution.version = recorded.transition;
     }
     Ok(execution)
+}
+
+/// What lets a failed execution go on from where it failed: its state, and the event.
+///
+/// The calls whose failure was the cause are made again, from their first attempt. They are those
+/// that the failing transition told the program of. When no call was the cause, everything that
+/// came in then comes in again.
+///
+/// # Errors
+/// `Conflict` when the execution did not fail, or when the failure of a call that was the cause
+/// was told to the program long before and kept by it; `Corrupt` as [`fold`].
+pub fn retry(id: ExecutionId, journal: &[Recorded]) -> Result<(Execution, Event)> {
+    let failed = fold(id, journal)?;
+    let Some(Recorded { event: Event::ExecutionFailed { failure }, transition, .. }) =
+        journal.last()
+    else {
+        return Err(Error::conflict(format!(
+            "execution {id} is {}: only one that failed is retried",
+            failed.status
+        )));
+    };
+    let first = journal.partition_point(|recorded| recorded.transition < *transition);
+    let (earlier, last) = (&journal[..first], &journal[first..journal.len() - 1]);
+    let before = fold(id, earlier)?;
+    // As they stood when the execution failed.
+    let mut open = before.open_calls.clone();
+    let mut at_end = before.clone();
+    let mut closed: BTreeMap<CallId, (u32, Outcome)> = BTreeMap::new();
+    let mut dropped = Vec::new();
+    for recorded in last {
+        apply(&mut at_end, &recorded.event)?;
+        match &recorded.event {
+            Event::CallRequested(call) | Event::TimerStarted(call) => dropped.push(call.clone()),
+            Event::CallCompleted { call, attempt, result } => {
+                closed.insert(*call, (*attempt, Outcome::Completed(result.clone())));
+            }
+            Event::CallFailed { call, attempt, failure } => {
+                closed.insert(*call, (*attempt, Outcome::Failed(failure.clone())));
+            }
+            _ => {}
+        }
+    }
+    let again = calls_to_make_again(id, failure.cause_call, &closed)?;
+    for (call, open) in &mut open {
+        let is_again = again.iter().any(|(again, _)| again == call);
+        open.attempt = match (closed.get(call), at_end.open_calls.get(call)) {
+            _ if is_again => 1,
+            (Some((attempt, _)), _) => *attempt,
+            (None, Some(at_end)) => at_end.attempt,
+            (None, None) => open.attempt,
+        };
+        if !open.is_timer() {
+            open.due_ms = None;
+        }
+    }
+    let is_whole = before.started != open.is_empty()
+        && dropped.iter().all(|call| !closed.contains_key(&call.id()));
+    if !is_whole {
+        return Err(Error::conflict(format!(
+            "execution {id} failed in a transition that no engine makes: it can't be taken back"
+        )));
+    }
+    let open = open.into_values().collect();
+    let retried = Retried { open, again, dropped, failure: failure.clone() };
+    Ok((failed, Event::ExecutionRetried(Box::new(retried))))
+}
+
+/// The calls that failed in the transition which failed the execution, if one was the cause.
+fn calls_to_make_again(
+    id: ExecutionId,
+    cause: Option<CallId>,
+    closed: &BTreeMap<CallId, (u32, Outcome)>,
+) -> Result<Vec<(CallId, Failure)>> {
+    let Some(cause) = cause else { return Ok(Vec::new()) };
+    let failures: Vec<_> = closed
+        .iter()
+        .filter_map(|(call, (_, outcome))| match outcome {
+            Outcome::Failed(failure) => Some((*call, failure.clone())),
+            Outcome::Completed(_) => None,
+        })
+        .collect();
+    if failures.iter().any(|(call, _)| *call == cause) {
+        return Ok(failures);
+    }
+    Err(Error::conflict(format!(
+        "execution {id} failed because call {cause} did, but its program knew that before and went \
+         on: there is no place to go on from; start it anew"
+    )))
 }

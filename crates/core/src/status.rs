@@ -99,7 +99,8 @@ status! {
 }
 
 impl Status {
-    /// Whether nothing will ever happen to such an execution again.
+    /// Whether it has ended: nothing happens to such an execution any more, unless an operator
+    /// retries one that failed.
     pub fn is_terminal(self) -> bool {
         match self {
             Self::Completed | Self::Failed | Self::Cancelled => true,

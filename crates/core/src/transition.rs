@@ -15,7 +15,8 @@ use crate::{
 pub struct Transition {
     /// The version the writer read.
     pub expected_version: u64,
-    /// The lease the writer holds.
+    /// The lease the writer holds. A transition that [retries](Transition::is_retry) has none:
+    /// nobody holds what has ended, and the version alone is compared.
     pub lease: Lease,
     /// Whether the lease is given back with this commit. The store keeps
     /// [`Execution::wake_at_ms`] of the state after for the next claim then; while the lease is
@@ -186,6 +187,11 @@ impl Draft {
 }
 
 impl Transition {
+    /// Whether it takes the failure of its execution back.
+    pub fn is_retry(&self) -> bool {
+        matches!(self.events.first(), Some(Event::ExecutionRetried(_)))
+    }
+
     /// The events with their places in the journal.
     pub fn recorded(&self) -> impl Iterator<Item = Recorded> + '_ {
         self.events.iter().enumerate().map(|(index, event)| Recorded {

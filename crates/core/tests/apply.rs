@@ -2,7 +2,7 @@
 
 use durable_core::{
     Call, Command, Event, Execution, ExecutionId, Failure, FunctionOptions, NewCall, Payload,
-    Position, Request, Status, apply,
+    Position, Request, Retried, Status, apply,
 };
 
 /// An execution in a status. Those that are under way have call 1 (attempt 1) and timer 2 open,
@@ -73,6 +73,15 @@ fn events(order: u32) -> Vec<(&'static str, Event)> {
         ("completed", Event::ExecutionCompleted { output: result }),
         ("failed", Event::ExecutionFailed { failure: failure() }),
         ("cancelled", Event::ExecutionCancelled { reason: String::new() }),
+        (
+            "retried",
+            Event::ExecutionRetried(Box::new(Retried {
+                open: Vec::new(),
+                again: Vec::new(),
+                dropped: Vec::new(),
+                failure: failure(),
+            })),
+        ),
     ]
 }
 
@@ -95,6 +104,7 @@ fn expected(status: Status, event: &str) -> Option<Status> {
         (Running | Waiting, "completed") => Some(Completed),
         (Running | Waiting, "failed") => Some(Failed),
         (Scheduled | Running | Waiting | Paused, "cancelled") => Some(Cancelled),
+        (Failed, "retried") => Some(Scheduled),
         _ => None,
     }
 }

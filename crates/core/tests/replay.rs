@@ -9,11 +9,24 @@ use proptest::prelude::*;
 /// What happens next in a random life.
 #[derive(Debug, Clone)]
 enum Step {
-    Close { pick: usize, fails: bool, asks_for: u8, ends: bool },
-    Retry { pick: usize },
+    Close {
+        pick: usize,
+        fails: bool,
+        asks_for: u8,
+        ends: bool,
+    },
+    Retry {
+        pick: usize,
+    },
     Pause,
     Resume,
     Cancel,
+    /// The call fails, and the execution with it.
+    Fail {
+        pick: usize,
+        asks_for: u8,
+    },
+    RetryFailed,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -24,6 +37,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Pause),
         1 => Just(Step::Resume),
         1 => prop::bool::weighted(0.1).prop_map(|_| Step::Cancel),
+        1 => (any::<usize>(), 0..4_u8).prop_map(|(pick, asks_for)| Step::Fail { pick, asks_for }),
+        4 => Just(Step::RetryFailed),
     ]
 }
 
@@ -108,6 +123,30 @@ fn live(steps: Vec<Step>) -> Life {
                 let failure = Failure::new("OSError", "busy");
                 draft.push(Event::CallRetrying { call, attempt, failure, due_ms: 99 }).is_ok()
             }
+            Step::Fail { pick: at, asks_for } => {
+                let Some(call) = pick(&life.state, at) else { return false };
+                let open = life.state.open_calls[&call].clone();
+                let failure = Failure::new("OSError", "busy");
+                let is_timer = open.is_timer();
+                let closed = match is_timer {
+                    true => draft.push(Event::TimerFired { call }),
+                    false => draft.close_call(call, open.attempt, Outcome::Failed(failure.clone())),
+                };
+                let cause_call = (!is_timer).then_some(call);
+                let end = End::Failed(Failure { cause_call, ..failure });
+                let numbers = life.next_call;
+                let reached = Reached { end, ..life.reached(asks_for, false) };
+                // The program is given the same numbers when it goes on from before this.
+                life.next_call = numbers;
+                closed.is_ok() && draft.take_reached(reached).is_ok()
+            }
+            Step::RetryFailed => match replay::retry(life.state.id, &life.journal) {
+                Ok((state, event)) => {
+                    assert_eq!(state, life.state);
+                    draft.push(event).is_ok()
+                }
+                Err(_) => false,
+            },
             Step::Pause => draft.push(Event::ExecutionPaused { reason: String::new() }).is_ok(),
             Step::Resume => draft.push(Event::ExecutionResumed).is_ok(),
             Step::Cancel => draft.push(Event::ExecutionCancelled { reason: String::new() }).is_ok(),
@@ -144,7 +183,46 @@ proptest! {
         let life = live(steps);
         let replayed: usize =
             replay::groups(&life.journal).iter().map(|group| group.results.len()).sum();
+        // The failing transition counts as long as nobody takes it back.
         prop_assert_eq!(replayed, life.state.closed_calls as usize);
+        prop_assert_eq!(
+            replay::requested(&life.journal).count(), life.state.requested_calls as usize
+        );
+    }
+
+    #[test]
+    fn a_retry_leads_back_to_where_it_was(
+        steps in prop::collection::vec(step(), 0..20), at in any::<usize>(), asks_for in 0..4_u8,
+    ) {
+        let life = live(steps.clone());
+        let failing = steps.into_iter().chain([Step::Fail { pick: at, asks_for }]);
+        let failed = live(failing.clone().collect());
+        // Some lives have ended or are paused by then.
+        if failed.journal.len() == life.journal.len() {
+            return Ok(());
+        }
+        let retried = live(failing.chain([Step::RetryFailed]).collect());
+        let mut expected = life.state.clone();
+        (expected.version, expected.next_sequence) =
+            (retried.state.version, retried.state.next_sequence);
+        for call in expected.open_calls.values_mut() {
+            if !call.is_timer() {
+                call.due_ms = None;
+            }
+        }
+        let mut state = retried.state;
+        for (call, open) in &mut state.open_calls {
+            // What is made again counts its attempts from the start.
+            if open.attempt != expected.open_calls[call].attempt {
+                prop_assert_eq!(open.attempt, 1);
+                open.attempt = expected.open_calls[call].attempt;
+            }
+        }
+        prop_assert_eq!(state, expected);
+        let results = |journal| replay::groups(journal).into_iter().map(|group| group.results);
+        prop_assert!(results(&retried.journal).eq(results(&life.journal)));
+        let requested = |journal| replay::requested(journal).map(|call| call.id()).collect::<Vec<_>>();
+        prop_assert_eq!(requested(&retried.journal), requested(&life.journal));
     }
 
     #[test]
@@ -188,4 +266,19 @@ fn an_error_type_can_be_kept_from_being_retried() {
     };
     assert_eq!(policy.next_delay_ms(1, &Failure::new("ValueError", ""), 0.0), None);
     assert!(policy.next_delay_ms(1, &Failure::new("OSError", ""), 0.0).is_some());
+}
+
+#[test]
+fn what_the_program_knew_for_longer_can_not_be_made_good() {
+    let mut life = live(Vec::new());
+    life.transition(1, |_, draft| {
+        draft.close_call(1, 1, Outcome::Failed(Failure::new("OSError", "busy"))).is_ok()
+    });
+    life.transition(2, |_, draft| {
+        let failure = Failure { cause_call: Some(1), ..Failure::new("OSError", "busy") };
+        draft.close_call(3, 1, Outcome::Completed(Payload::null())).is_ok()
+            && draft.fail(failure).is_ok()
+    });
+    let error = replay::retry(life.state.id, &life.journal).unwrap_err().to_string();
+    assert!(error.contains("call 1") && error.contains("start it anew"), "{error}");
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use durable_core::{
     Call, CallId, Event, Failure, FunctionOptions, NewCall, Outcome, Payload, Position, Request,
+    Retried,
     wire::{self, Rows},
 };
 use proptest::prelude::*;
@@ -26,6 +27,10 @@ impl TestRows {
             }
             Event::ExecutionCompleted { output } => rows.output = Some(output.clone()),
             Event::ExecutionFailed { failure } => rows.failure = Some(failure.clone()),
+            Event::ExecutionRetried(retried) => {
+                let asked_for = |call: &Call| Call { attempt: 1, ..call.clone() };
+                rows.calls.extend(retried.open.iter().map(|call| (call.id(), asked_for(call))));
+            }
             other => rows.outcomes.extend(other.outcome()),
         }
         rows
@@ -75,8 +80,21 @@ fn one_of_each() -> Vec<Event> {
         Event::ExecutionPaused { reason: "lunch".into() },
         Event::ExecutionResumed,
         Event::ExecutionCompleted { output: Payload::trusted("42") },
-        Event::ExecutionFailed { failure },
+        Event::ExecutionFailed { failure: failure.clone() },
         Event::ExecutionCancelled { reason: "too late".into() },
+        Event::ExecutionRetried(Box::new(Retried {
+            open: vec![
+                call(1, function(), None),
+                Call { attempt: 3, ..call(4, function(), None) },
+                call(2, Request::Timer { delay_ms: 250 }, Some(1_250)),
+            ],
+            again: vec![(1, failure.clone())],
+            dropped: vec![
+                call(7, function(), None),
+                call(8, Request::Timer { delay_ms: u64::MAX }, Some(i64::MAX)),
+            ],
+            failure: Failure { cause_call: Some(1), ..failure },
+        })),
     ]
 }
 
@@ -103,6 +121,35 @@ fn what_was_ever_stored_can_be_read() {
 }
 
 #[test]
+fn an_event_can_be_written_with_everything_it_refers_to() {
+    for event in one_of_each() {
+        let whole = wire::encode_whole(&event);
+        let payload = serde_json::from_str(&whole.payload.to_string()).unwrap();
+        assert_eq!(wire::decode_whole(whole.event_type, &payload), Ok(event));
+    }
+}
+
+#[test]
+fn what_a_retry_took_back_can_be_read() {
+    let all = one_of_each();
+    let retried = all.last().unwrap();
+    let taken_back = wire::TakenBack::decode(&wire::encode(retried).payload).unwrap();
+    let Event::ExecutionRetried(retried) = retried else { unreachable!() };
+    // The rows are those of what came later, or are gone.
+    let rows = TestRows::default();
+    let over = taken_back.over(&rows);
+    for event in [
+        Event::CallFailed { call: 1, attempt: 2, failure: retried.again[0].1.clone() },
+        Event::CallRequested(retried.dropped[0].clone()),
+        Event::TimerStarted(retried.dropped[1].clone()),
+        Event::ExecutionFailed { failure: retried.failure.clone() },
+    ] {
+        let wire = wire::encode(&event);
+        assert_eq!(wire::decode(wire.event_type, &wire.payload, &over), Ok(event));
+    }
+}
+
+#[test]
 fn what_can_not_be_read_is_refused_by_name() {
     let rows = TestRows::default();
     for (event_type, payload) in [
@@ -113,6 +160,8 @@ fn what_can_not_be_read_is_refused_by_name() {
         ("EXECUTION_STARTED", "{\"seed\":5}"),
         ("EXECUTION_COMPLETED", "{}"),
         ("STEP_RETRYING", "{\"call\":1,\"attempt\":1,\"due_ms\":1}"),
+        ("EXECUTION_RETRIED", "{}"),
+        ("EXECUTION_RETRIED", "{\"calls\":[{\"call\":1}],\"again\":[],\"dropped\":[]}"),
     ] {
         let payload = serde_json::from_str(payload).unwrap();
         let error = wire::decode(event_type, &payload, &rows).unwrap_err();

@@ -6,8 +6,8 @@ use std::{
 };
 
 use durable_core::{
-    CallId, Definition, Error, ExecutionId, Lease, Outcome, Owner, Payload, Program, Result,
-    Runner, UnixMs,
+    CallId, Definition, Draft, Error, ExecutionId, Lease, Outcome, Owner, Payload, Program, Result,
+    Runner, Status, UnixMs, replay,
 };
 use durable_store::{Control, ExecutionRecord, Labels, NewExecution, Store, Write, Written};
 use parking_lot::{Mutex, RwLock};
@@ -21,7 +21,7 @@ use crate::{
     owner::{ProcessTable, new_owner},
     ports::{Clock, OwnerProbe, Random, Spawn, StoreClock, SystemClock, SystemRandom, Threads},
     programs::{CachedProgram, Programs},
-    shell::{Creations, Shell, Visits, rendezvous_ack},
+    shell::{Creations, Shell, Visits, rendezvous_ack, whole_journal},
 };
 
 /// How long the creation of an execution waits for its first transition, to be committed with it.
@@ -402,6 +402,34 @@ impl Engine {
     /// `NotFound`; `Conflict` when it is not paused.
     pub fn resume(&self, id: ExecutionId) -> Result<()> {
         self.shell.control(id, Some((Control::Resume, String::new())))?;
+        self.shell.alarm.look_at_store();
+        Ok(())
+    }
+
+    /// Lets a failed execution go on from where it failed.
+    ///
+    /// The transition that failed it is taken back. Calls whose failure was the cause are made
+    /// again, from their first attempt; calls that its end cancelled are open again; what has
+    /// completed stays. When no call was the cause, the program is advanced again as before.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` when it has not failed, or somebody else was faster, or its program
+    /// failed of something that it had known for longer than since its last `await`.
+    pub fn retry(&self, id: ExecutionId) -> Result<()> {
+        let status = self.execution(id)?.status;
+        if status != Status::Failed {
+            return Err(Error::conflict(format!(
+                "execution {id} is {status}: only one that failed is retried{}",
+                if status == Status::Paused { "; resume it" } else { "" }
+            )));
+        }
+        let (failed, event) = replay::retry(id, &whole_journal(&*self.shell.store, id)?)?;
+        let mut draft = Draft::new(failed, self.shell.clock.now_ms());
+        draft.push(event)?;
+        // Nobody holds a lease on what has ended, and none is needed.
+        let lease = Lease { owner: self.shell.owner.clone(), epoch: 0 };
+        let (transition, _) = draft.finish(lease, true);
+        self.shell.write(Write::Transition(Box::new(transition)))?;
         self.shell.alarm.look_at_store();
         Ok(())
     }

@@ -415,7 +415,11 @@ impl Shell {
     }
 }
 
-fn whole_journal(store: &dyn Store, id: ExecutionId) -> Result<Vec<durable_core::Recorded>> {
+/// The journal from its first event to its last.
+pub(crate) fn whole_journal(
+    store: &dyn Store,
+    id: ExecutionId,
+) -> Result<Vec<durable_core::Recorded>> {
     const PAGE: usize = 10_000;
     let mut journal = store.journal(id, 0, PAGE)?;
     loop {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use durable_core::{
     Call, CallId, Draft, End, Event, Execution, Failure, Lease, NewCall, Outcome, Owner, Payload,
-    Reached, Snapshot, UnixMs,
+    Reached, Snapshot, UnixMs, replay,
 };
 use durable_store::{
     Control, ListFilter, Loaded, MemoryStore, SqliteOptions, SqliteStore, Store, Synchronous,
@@ -71,6 +71,10 @@ enum Step {
         release: bool,
         snapshot: bool,
     },
+    /// An operator lets a failed execution go on.
+    RetryFailed {
+        execution: u8,
+    },
     /// The engine looks again at what it holds.
     Reload {
         execution: u8,
@@ -126,6 +130,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(execution, moves, release, snapshot)| {
                 Step::Advance { execution, moves, release, snapshot }
             }),
+        2 => execution().prop_map(|execution| Step::RetryFailed { execution }),
         2 => execution().prop_map(|execution| Step::Reload { execution }),
         1 => (0..2_000_i64).prop_map(|ms| Step::Wait { ms }),
     ]
@@ -236,6 +241,7 @@ impl Player {
             Step::Advance { execution, moves, release, snapshot } => {
                 return self.advance(*execution, moves, *release, *snapshot);
             }
+            Step::RetryFailed { execution } => return self.retry(*execution),
             Step::Reload { execution } => {
                 self.reload(*execution);
                 return None;
@@ -254,6 +260,16 @@ impl Player {
                 self.views.remove(&execution);
             }
         }
+    }
+
+    /// Takes the failing transition back, if there is one that can be.
+    fn retry(&self, execution: u8) -> Option<Write> {
+        let journal = self.stores[0].journal(id(execution), 0, usize::MAX).unwrap();
+        let (state, event) = replay::retry(id(execution), &journal).ok()?;
+        let mut draft = Draft::new(state, self.now_ms);
+        draft.push(event).unwrap();
+        let (transition, _) = draft.finish(Lease { owner: Owner::new("one"), epoch: 0 }, true);
+        Some(Write::Transition(Box::new(transition)))
     }
 
     fn look_at(&mut self, loaded: &Loaded) {
@@ -394,7 +410,13 @@ fn make_move(draft: &mut Draft, view: &View, a_move: &Move, snapshot: bool, now_
             Ok(())
         }
         Move::Complete => draft.push(Event::ExecutionCompleted { output: Payload::null() }),
-        Move::Fail => draft.fail(Failure::new("ValueError", "no")),
+        Move::Fail => {
+            let cause_call = draft.events.iter().rev().find_map(|event| match event {
+                Event::CallFailed { call, .. } => Some(*call),
+                _ => None,
+            });
+            draft.fail(Failure { cause_call, ..Failure::new("ValueError", "no") })
+        }
         Move::Cancel => draft.push(Event::ExecutionCancelled { reason: "asked to".into() }),
     };
     drop(ignored);

@@ -343,6 +343,10 @@ impl Engine {
         self.with(py, |engine| engine.resume(execution_id.parse()?))
     }
 
+    fn retry(&self, py: Python<'_>, execution_id: &str) -> PyResult<()> {
+        self.with(py, |engine| engine.retry(execution_id.parse()?))
+    }
+
     fn delete(&self, py: Python<'_>, execution_id: &str) -> PyResult<()> {
         self.with(py, |engine| engine.delete(execution_id.parse()?))
     }

@@ -90,6 +90,10 @@ class AsyncOrchestratorService:
         """See `OrchestratorService.resume`."""
         await asyncio.to_thread(self.sync.resume, execution_id)
 
+    async def retry(self, execution_id: str) -> None:
+        """See `OrchestratorService.retry`."""
+        await asyncio.to_thread(self.sync.retry, execution_id)
+
     async def delete(self, execution_id: str) -> None:
         """See `OrchestratorService.delete`."""
         await asyncio.to_thread(self.sync.delete, execution_id)

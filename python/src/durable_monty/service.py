@@ -265,6 +265,13 @@ class OrchestratorService:
         self._store.engine.resume(execution_id)
         logger.info("execution %s: resume requested", execution_id)
 
+    def retry(self, execution_id: str) -> None:
+        """Lets a failed execution go on from where it failed: calls whose failure was the cause
+        are made again, and what has completed stays. Raises NotFound, and Conflict when it has
+        not failed."""
+        self._store.engine.retry(execution_id)
+        logger.info("execution %s: retried", execution_id)
+
     def delete(self, execution_id: str) -> None:
         """Removes an execution with all its rows. Raises NotFound, and Conflict while a worker
         holds it."""

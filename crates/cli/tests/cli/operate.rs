@@ -60,6 +60,32 @@ fn lists_are_filtered_and_events_are_in_order() {
 }
 
 #[test]
+fn a_failed_execution_is_retried_and_resumed() {
+    let desk = Desk::new(&[
+        ("flow.py", "[await count(), await fragile()]\n"),
+        (
+            "functions.py",
+            "import os\n\ndef count():\n    open('count', 'a').write('.')\n    return 1\n\n\
+             def fragile():\n    if not os.path.exists('mended'):\n        raise OSError('no')\n    \
+             return 2\n",
+        ),
+    ]);
+    let functions = ["--functions", "functions.py"];
+    assert_eq!(desk.durable(&["run", "flow.py", functions[0], functions[1]]).code, 1);
+    let id = desk.newest();
+    desk.write("mended", "");
+    let retried = desk.durable(&["retry", &id]);
+    assert_eq!(retried.code, 0, "{retried:?}");
+    assert_eq!(desk.durable(&["retry", &id]).code, 2);
+    let resumed = desk.durable(&["resume", &id, functions[0], functions[1]]);
+    assert_eq!((resumed.code, resumed.out.as_str()), (0, "[1,2]\n"), "{resumed:?}");
+    assert_eq!(desk.read("count"), ".");
+    let events = desk.durable(&["events", &id]);
+    assert!(events.out.contains("EXECUTION_RETRIED"), "{events:?}");
+    assert_eq!(desk.durable(&["doctor"]).code, 0);
+}
+
+#[test]
 fn what_is_not_there_is_not_found() {
     let desk = Desk::new(&[]);
     assert_eq!(desk.durable(&["list"]).code, 4);
@@ -69,7 +95,7 @@ fn what_is_not_there_is_not_found() {
     assert_eq!(desk.durable(&["migrate"]).code, 0);
     let again = desk.durable(&["migrate"]);
     assert!(again.err.contains("already"), "{again:?}");
-    for command in ["show", "events", "cancel", "delete", "resume"] {
+    for command in ["show", "events", "cancel", "retry", "delete", "resume"] {
         for id in [NOBODY, "nonsense"] {
             let ended = desk.durable(&[command, id]);
             assert_eq!(ended.code, 3, "{command}: {ended:?}");

@@ -9,6 +9,7 @@ mod call_retrying;
 mod execution_ended;
 mod execution_paused;
 mod execution_resumed;
+mod execution_retried;
 mod execution_started;
 
 use crate::{Command, Error, Event, Execution, Result, Status};
@@ -47,6 +48,7 @@ pub fn apply(execution: &mut Execution, event: &Event) -> Result<Vec<Command>> {
         Event::ExecutionCompleted { .. } => execution_ended::apply(execution, Status::Completed),
         Event::ExecutionFailed { .. } => execution_ended::apply(execution, Status::Failed),
         Event::ExecutionCancelled { .. } => execution_ended::apply(execution, Status::Cancelled),
+        Event::ExecutionRetried(retried) => execution_retried::apply(execution, retried),
     }?;
     execution.next_sequence += 1;
     Ok(commands)

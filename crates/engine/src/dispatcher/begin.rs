@@ -338,10 +338,7 @@ pub(super) fn effective_options(
 
 /// The start of a program as its journal tells it.
 fn start_of(journal: &[durable_core::Recorded], inputs: &Payload) -> Result<Base> {
-    let started = journal.iter().find_map(|recorded| match recorded.event {
-        Event::ExecutionStarted { seed } => Some((seed, recorded.at_ms)),
-        _ => None,
-    });
+    let started = replay::started(journal);
     let (seed, now_ms) = started.ok_or_else(|| {
         Error::corrupt("there is neither a usable snapshot nor a journal from the start")
     })?;

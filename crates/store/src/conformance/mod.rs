@@ -13,6 +13,7 @@ mod leases;
 mod reads;
 mod registry;
 mod reports;
+mod retries;
 mod transitions;
 
 use crate::Store;
@@ -36,6 +37,7 @@ pub fn run(make: &dyn Fn() -> Box<dyn Store>) {
         controls::CHECKS,
         reads::CHECKS,
         registry::CHECKS,
+        retries::CHECKS,
     ];
     for (promise, check) in groups.into_iter().flatten() {
         let _named = NameOnPanic(promise);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use durable_core::{
     Call, CallId, CallStatus, Event, Execution, ExecutionId, Failure, Lease, Outcome, Owner,
-    Payload, Recorded, Request, Result, Snapshot, Status, Transition, UnixMs,
+    Payload, Recorded, Request, Result, Retried, Snapshot, Status, Transition, UnixMs,
 };
 
 use super::Terms;
@@ -327,7 +327,11 @@ impl Entry {
         if expected != found || transition.first_sequence != self.state.next_sequence {
             return Err(refusal::outdated(self.id(), expected, found));
         }
-        if self.holds(&transition.lease) { Ok(()) } else { Err(refusal::lease_lost(self.id())) }
+        if transition.is_retry() || self.holds(&transition.lease) {
+            Ok(())
+        } else {
+            Err(refusal::lease_lost(self.id()))
+        }
     }
 
     /// Compares the calls that the events speak of with those that are stored.
@@ -425,6 +429,29 @@ impl Entry {
             Event::ExecutionFailed { failure } => record.failure = Some(failure.clone()),
             Event::ExecutionCancelled { reason } => {
                 record.failure = Some(Failure::new("Cancelled", reason));
+            }
+            Event::ExecutionRetried(retried) => self.take_back(retried),
+        }
+    }
+
+    fn take_back(&mut self, retried: &Retried) {
+        self.record.failure = None;
+        if retried.open.is_empty() {
+            self.record.started_at_ms = None;
+        }
+        for call in &retried.dropped {
+            self.calls.remove(&call.id());
+        }
+        for call in &retried.open {
+            let Some(stored) = self.calls.get_mut(&call.id()) else { continue };
+            stored.applied = false;
+            let record = &mut stored.record;
+            let is_again = retried.again.iter().any(|(again, _)| *again == call.id());
+            if is_again || record.is_timer || record.status == CallStatus::Cancelled {
+                record.status = CallStatus::Pending;
+                (record.attempt, record.due_at_ms) = (call.attempt, call.due_ms);
+                (record.result, record.failure, record.job_id) = (None, None, None);
+                record.completed_at_ms = None;
             }
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use durable_core::{
     Call, CallId, Error, Execution, ExecutionId, Failure, Lease, Outcome, Owner, Payload,
     ProgramId, Recorded, Snapshot, Status, UnixMs,
-    wire::{self, Rows},
+    wire::{self, Rows, TakenBack},
 };
 use rusqlite::{Connection, OptionalExtension, Row, params, types::ValueRef};
 
@@ -178,15 +178,56 @@ pub(super) fn journal(
     limit: usize,
 ) -> InTransaction<Vec<Recorded>> {
     let stored = events(connection, id, after_sequence, limit)?;
+    let is_cut = stored.len() == limit;
+    let taken_back = match stored.first() {
+        Some(first) if is_cut || stored.iter().any(|event| event.event_type == FAILED) => {
+            taken_back(connection, id, first.sequence)?
+        }
+        _ => BTreeMap::new(),
+    };
     let rows = ReferredRows::collect(connection, id, &stored)?;
     let decode = |event: StoredEvent| {
         let StoredEvent { sequence, transition, at_ms, .. } = event;
-        let decoded = wire::decode(&event.event_type, &event.payload, &rows).map_err(|error| {
+        let decoded = match taken_back.get(&transition) {
+            Some(taken_back) => {
+                wire::decode(&event.event_type, &event.payload, &taken_back.over(&rows))
+            }
+            None => wire::decode(&event.event_type, &event.payload, &rows),
+        };
+        let decoded = decoded.map_err(|error| {
             Error::corrupt(format!("event {sequence} of execution {id}: {error}"))
         })?;
         Ok(Recorded { sequence, transition, at_ms, event: decoded })
     };
     stored.into_iter().map(decode).collect()
+}
+
+/// The event of a transition that a retry may have taken back.
+const FAILED: &str = "EXECUTION_FAILED";
+
+/// The transitions from a place in the journal on that retries took back, by number.
+fn taken_back(
+    connection: &Connection,
+    id: ExecutionId,
+    from_sequence: u64,
+) -> InTransaction<BTreeMap<u64, TakenBack>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT transition_number, event_payload FROM execution_events
+         WHERE execution_id = ?1 AND sequence >= ?2 AND event_type = ?3",
+    )?;
+    let from_sequence = i64::try_from(from_sequence).unwrap_or(i64::MAX);
+    let mut rows =
+        statement.query(params![id.to_string(), from_sequence, TakenBack::EVENT_TYPE])?;
+    let mut found = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let payload = row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?;
+        let payload = serde_json::from_str(payload).map_err(|error| {
+            Error::corrupt(format!("a retry of execution {id} is not JSON: {error}"))
+        })?;
+        // It took the transition before it back.
+        found.insert(row.get::<_, i64>(0)? as u64 - 1, TakenBack::decode(&payload)?);
+    }
+    Ok(found)
 }
 
 fn events(
@@ -235,19 +276,28 @@ impl ReferredRows {
         events: &[StoredEvent],
     ) -> InTransaction<Self> {
         let mut rows = Self::default();
+        let take = |rows: &mut Self, call: Option<&serde_json::Value>| -> InTransaction<()> {
+            let call = call.and_then(serde_json::Value::as_u64);
+            let call = call.and_then(|call| CallId::try_from(call).ok());
+            if let Some(call) = call.filter(|call| !rows.calls.contains_key(call))
+                && let Some(row) = steps::one(connection, id, call)?
+            {
+                rows.calls.insert(call, row);
+            }
+            Ok(())
+        };
         for event in events {
             match event.event_type.as_str() {
                 "STEP_STARTED" | "TIMER_STARTED" | "STEP_COMPLETED" | "STEP_FAILED" => {
-                    let call = event.payload.get("call").and_then(serde_json::Value::as_u64);
-                    let call = call.and_then(|call| CallId::try_from(call).ok());
-                    let Some(call) = call.filter(|call| !rows.calls.contains_key(call)) else {
-                        continue;
-                    };
-                    if let Some(row) = steps::one(connection, id, call)? {
-                        rows.calls.insert(call, row);
+                    take(&mut rows, event.payload.get("call"))?;
+                }
+                TakenBack::EVENT_TYPE => {
+                    let calls = event.payload.get("calls").and_then(serde_json::Value::as_array);
+                    for entry in calls.into_iter().flatten() {
+                        take(&mut rows, entry.get("call"))?;
                     }
                 }
-                "EXECUTION_COMPLETED" | "EXECUTION_FAILED" => rows.take_end(connection, id)?,
+                "EXECUTION_COMPLETED" | FAILED => rows.take_end(connection, id)?,
                 _ => {}
             }
         }

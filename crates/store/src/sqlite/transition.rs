@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use durable_core::{
     Call, CallId, CallStatus, Event, ExecutionId, Failure, Lease, Outcome, Payload, Request,
-    Transition, UnixMs, wire,
+    Retried, Transition, UnixMs, wire,
 };
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
@@ -61,6 +61,8 @@ impl Writer<'_> {
             ":taken": transition.inbox_taken.len() as i64,
             ":clear_control": clears_control(transition),
             ":moot_control": moot_control(after.status).as_stored(),
+            ":is_retry": transition.is_retry(),
+            ":started": after.started,
             ":started_at": end.started_at_ms,
             ":completed_at": ended.then_some(transition.at_ms),
             ":output": end.output.map(Payload::as_str),
@@ -137,7 +139,30 @@ impl Writer<'_> {
             | Event::ExecutionCompleted { .. }
             | Event::ExecutionFailed { .. }
             | Event::ExecutionCancelled { .. } => Ok(()),
+            Event::ExecutionRetried(retried) => self.take_back(retried),
         }
+    }
+
+    /// Puts the rows of calls back to where they were before the transition that failed: made
+    /// again, or in the inbox.
+    fn take_back(&self, retried: &Retried) -> InTransaction<()> {
+        for call in &retried.dropped {
+            let sql = "DELETE FROM execution_steps WHERE execution_id = ?1 AND call_id = ?2";
+            self.connection.prepare_cached(sql)?.execute(params![self.id, call.id()])?;
+        }
+        for call in &retried.open {
+            let is_again = retried.again.iter().any(|(again, _)| *again == call.id());
+            self.connection.prepare_cached(REOPEN_CALL)?.execute(params![
+                self.id,
+                call.id(),
+                is_again,
+                call.attempt,
+                call.attempt.saturating_sub(1),
+                call.due_ms,
+            ])?;
+        }
+        self.connection.prepare_cached(COUNT_INBOX)?.execute([&self.id])?;
+        Ok(())
     }
 
     fn insert_call(&self, call: &Call) -> InTransaction<()> {
@@ -338,7 +363,9 @@ impl<'a> End<'a> {
                 Event::ExecutionPaused { reason } | Event::ExecutionCancelled { reason } => {
                     (end.reason, end.sets_error) = (Some(reason.as_str()), true);
                 }
-                Event::ExecutionResumed => (end.reason, end.sets_error) = (None, true),
+                Event::ExecutionResumed | Event::ExecutionRetried(_) => {
+                    (end.reason, end.sets_error) = (None, true);
+                }
                 Event::ExecutionCompleted { output } => {
                     (end.output, end.reason, end.sets_error) = (Some(output), None, true);
                 }
@@ -394,15 +421,16 @@ UPDATE executions SET
     control = CASE WHEN :clear_control OR control = :moot_control THEN NULL ELSE control END,
     control_reason = CASE WHEN :clear_control OR control = :moot_control THEN NULL
                      ELSE control_reason END,
-    started_at = coalesce(started_at, :started_at), completed_at = :completed_at,
+    started_at = CASE WHEN :started THEN coalesce(started_at, :started_at) END,
+    completed_at = :completed_at,
     output_payload = :output,
     error_type = CASE WHEN :set_error THEN :error_type ELSE error_type END,
     error = CASE WHEN :set_error THEN :error ELSE error END,
     error_traceback = CASE WHEN :set_error THEN :error_traceback ELSE error_traceback END,
     error_call = CASE WHEN :set_error THEN :error_call ELSE error_call END
 WHERE id = :id AND version = :expected_version AND next_sequence = :first_sequence
-  AND EXISTS (SELECT 1 FROM execution_locks
-              WHERE execution_id = :id AND locked_by = :owner AND epoch = :epoch)";
+  AND (:is_retry OR EXISTS (SELECT 1 FROM execution_locks
+              WHERE execution_id = :id AND locked_by = :owner AND epoch = :epoch))";
 
 macro_rules! insert_events {
     ($($row:literal),+) => {
@@ -468,6 +496,26 @@ const TAKE_IN: &str = "
 UPDATE OR FAIL execution_steps SET applied = 1, due_at = CASE WHEN kind = 'timer' THEN due_at END
 WHERE execution_id = ?1 AND call_id = ?2 AND applied = 0 AND status IN ('SUCCESS', 'FAILED')
   AND (?3 IS NULL OR status = ?3)";
+
+// What failed with the execution, what its end cancelled and timers run again; what came of the
+// others comes in again.
+const REOPEN_CALL: &str = "
+UPDATE OR FAIL execution_steps SET applied = 0,
+    (status, attempts, retry_count, due_at, job_id, result, error_type, error, error_traceback,
+     completed_at) = (
+        SELECT 'PENDING', ?4, ?5, ?6, NULL, NULL, NULL, NULL, NULL, NULL
+        WHERE ?3 OR kind = 'timer' OR status = 'CANCELLED'
+        UNION ALL
+        SELECT status, attempts, retry_count, due_at, job_id, result, error_type, error,
+               error_traceback, completed_at
+        WHERE NOT (?3 OR kind = 'timer' OR status = 'CANCELLED'))
+WHERE execution_id = ?1 AND call_id = ?2";
+
+const COUNT_INBOX: &str = "
+UPDATE executions SET inbox = (
+    SELECT count(*) FROM execution_steps
+    WHERE execution_id = ?1 AND applied = 0 AND status IN ('SUCCESS', 'FAILED'))
+WHERE id = ?1";
 
 // Both cases in one statement, by the index of the calls that are not applied.
 const CANCEL_CALLS: &str = "

@@ -201,12 +201,21 @@ def test_jobs_are_json(rq: Rq, service: OrchestratorService) -> None:
     assert service.get_result(execution_id) == (1, 2, 3)
 
 
-@pytest.mark.parametrize("options", [("-w", "rq.worker.SimpleWorker", "-S", "json"), ("-P", ".")])
-def test_other_ways_to_start_rq_workers(
-    rq: Rq, service: OrchestratorService, options: tuple[str, ...]
+@pytest.mark.parametrize(
+    ("options", "environment"),
+    [
+        (("-S", "json", "-w", "rq.worker.SimpleWorker"), {}),
+        (("-w", "durable_monty.executors.rq_worker.Worker"), {"DURABLE_FUNCTIONS": "rq_tasks"}),
+        (("-w", "durable_monty.executors.rq_worker.SimpleWorker"), {}),
+        (("-P", "."), {"RQ_WORKER_CLASS": "durable_monty.executors.rq_worker.Worker"}),
+        (("-P", "."), {}),
+    ],
+)
+def test_ways_to_start_rq_workers(
+    rq: Rq, service: OrchestratorService, options: tuple[str, ...], environment: dict[str, str]
 ) -> None:
-    """Without forks; and without -S, so that rq expects pickle."""
-    rq.start_worker(*options)
+    """The last one expects pickle: it is told by us how to read the job."""
+    rq.start_worker(*options, **environment)
     code = """
 try:
     await fail('value')

@@ -214,6 +214,13 @@ def module_of(name: str) -> str | None:
     return _module_of_main(sys.modules["__main__"]) if module == "__main__" else module
 
 
+def import_listed() -> None:
+    """Imports the modules that the environment variable DURABLE_FUNCTIONS lists."""
+    for module in os.environ.get("DURABLE_FUNCTIONS", "").split(","):
+        if module.strip():
+            importlib.import_module(module.strip())
+
+
 def find_function(name: str, module: str | None) -> Callable[..., Any]:
     """A function, in a process that may not have imported it yet.
 
@@ -222,12 +229,10 @@ def find_function(name: str, module: str | None) -> Callable[..., Any]:
     of them, and whatever importing them raises.
     """
     if name not in FUNCTION_REGISTRY and "." not in name:
-        listed = os.environ.get("DURABLE_FUNCTIONS", "").split(",")
-        for home in filter(None, [*map(str.strip, listed), module]):
-            importlib.import_module(home)
-            if name in FUNCTION_REGISTRY:
-                break
-        else:
+        import_listed()
+        if name not in FUNCTION_REGISTRY and module is not None:
+            importlib.import_module(module)
+        if name not in FUNCTION_REGISTRY:
             raise KeyError(
                 f"no function is registered under the name '{name}' in this process: name the "
                 "modules that register functions in DURABLE_FUNCTIONS"

@@ -47,6 +47,9 @@ NO_TIMEOUT = -1
 LISTEN_S = 1
 MAX_REPLIES = 500
 MAX_SCANNED = 1000
+FEW_OPEN = 8
+GATHER_S = 0.003
+"""With more than a few jobs open, replies are awaited a moment longer to take them in together."""
 LONGEST_RETRY_S = 2.0
 
 _RUN = f"{run.__module__}.{run.__qualname__}"
@@ -112,6 +115,7 @@ class RQExecutor(ReportingExecutor):
         self._lock = threading.Lock()
         self._open: dict[str, _Open] = {}
         self._outcomes: Outcomes | None = None
+        self._taken_in: list[str] = []
         self._stopped = threading.Event()
         self._listener: threading.Thread | None = None
         self._scan_due = 0.0
@@ -308,27 +312,32 @@ class RQExecutor(ReportingExecutor):
         try:
             first = self.redis.blpop([self._reply_to], timeout=LISTEN_S)
         except redis.TimeoutError:
-            return  # the connection's own, shorter timeout
-        if first is None:
+            first = None  # the connection's own, shorter timeout
+        if first is None and not self._taken_in:
             return
+        if len(self._open) > FEW_OPEN:
+            self._stopped.wait(GATHER_S)
+        with self._lock:
+            taken_in, self._taken_in = self._taken_in, []
         with self.redis.pipeline() as pipeline:
             pipeline.lrange(self._reply_to, 0, MAX_REPLIES - 1)
             pipeline.ltrim(self._reply_to, MAX_REPLIES, -1)
-            rest, _ = pipeline.execute()
-        self._take_in(dict(json.loads(reply) for reply in (first[1], *rest)))
+            for job_id in taken_in:
+                pipeline.expire(outcome_key(job_id), TAKEN_IN_TTL_S)
+            rest, *_ = pipeline.execute()
+        replies = rest if first is None else [first[1], *rest]
+        self._take_in(dict(json.loads(reply) for reply in replies))
 
     def _take_in(self, kept: Mapping[str, str | bytes]) -> None:
+        """Passes on outcomes. Redis is told with the next replies that they were taken in."""
         if not kept:
             return
         with self._lock:
             for job_id in kept:
                 self._open.pop(job_id, None)
+            self._taken_in.extend(kept)
         if self._outcomes is not None:
             self._outcomes.report({job_id: read_outcome(text) for job_id, text in kept.items()})
-        with self.redis.pipeline(transaction=False) as pipeline:
-            for job_id in kept:
-                pipeline.expire(outcome_key(job_id), TAKEN_IN_TTL_S)
-            pipeline.execute()
 
     def _scan(self) -> None:
         """Looks at open jobs, some at a time: for outcomes whose reply was lost, and for jobs that

@@ -46,7 +46,7 @@ class JobMessage:
 
     def to_json(self) -> str:
         """The message as text."""
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps({**vars(self), "call": vars(self.call)})
 
     @classmethod
     def from_json(cls, text: str) -> JobMessage:
@@ -106,7 +106,7 @@ def _run(text: str, connection: redis.Redis) -> None:
     message = JobMessage.from_json(text)
     call = message.call
     try:
-        with _showing_life(connection, call.job_id, message.beat_s):
+        with _showing_life(connection, alive_key(call.job_id), message.beat_s):
             result = run_request(call, message.module)
     except ShutDownImminentException:
         raise  # the rq worker is told to end at once: that is no outcome of the call
@@ -126,11 +126,11 @@ def _tell(connection: redis.Redis, message: JobMessage, outcome: dict[str, Any])
     wait_s = 0.05
     while True:
         try:
-            with connection.pipeline() as pipeline:
+            # In this order: what is told can also be found.
+            with connection.pipeline(transaction=False) as pipeline:
                 pipeline.set(outcome_key(job_id), text, ex=message.outcome_ttl_s)
                 pipeline.rpush(message.reply_to, json.dumps([job_id, text]))
                 pipeline.expire(message.reply_to, UNREAD_REPLIES_TTL_S)
-                pipeline.delete(alive_key(job_id))
                 pipeline.execute()
             return
         except redis.ConnectionError:
@@ -141,20 +141,17 @@ def _tell(connection: redis.Redis, message: JobMessage, outcome: dict[str, Any])
 
 
 @contextlib.contextmanager
-def _showing_life(connection: redis.Redis, job_id: str, beat_s: float) -> Iterator[None]:
+def _showing_life(connection: redis.Redis, key: str, beat_s: float) -> Iterator[None]:
     """Renews a key while the block runs. One that is over sooner than a beat writes nothing."""
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(beat_s):
             with contextlib.suppress(redis.RedisError):
-                connection.set(alive_key(job_id), 1, px=round(3000 * beat_s))
+                connection.set(key, 1, px=round(3000 * beat_s))
 
-    thread = threading.Thread(target=beat, name="durable-monty-beat", daemon=True)
-    thread.start()
+    threading.Thread(target=beat, name="durable-monty-beat", daemon=True).start()
     try:
         yield
     finally:
         ended.set()
-        # A beat after the outcome would say that a job lives which is over.
-        thread.join(beat_s)

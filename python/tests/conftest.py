@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from durable_monty import FUNCTION_REGISTRY, OrchestratorService, Worker, init_db
+from durable_monty import FUNCTION_REGISTRY, OrchestratorService, Worker, functions, init_db
 
 PATIENCE_S = 30.0
 """How long a test waits for what must happen; only a failing test ever waits that long."""
@@ -32,10 +32,12 @@ def service_url(name: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _forget_functions() -> Iterator[None]:
-    before = dict(FUNCTION_REGISTRY)
+    known: list[dict[str, Any]] = [FUNCTION_REGISTRY, functions._options]
+    before = [dict(one) for one in known]
     yield
-    FUNCTION_REGISTRY.clear()
-    FUNCTION_REGISTRY.update(before)
+    for one, content in zip(known, before, strict=True):
+        one.clear()
+        one.update(content)
 
 
 @pytest.fixture

@@ -35,7 +35,13 @@ if TYPE_CHECKING:
         NotFound,
         Unavailable,
     )
-    from .executor import Executor, LocalExecutor
+    from .executors.aws_lambda import LambdaExecutor
+    from .executors.base import Executor
+    from .executors.http import HttpExecutor
+    from .executors.local import LocalExecutor
+    from .executors.modal import ModalExecutor
+    from .executors.process import ProcessPoolExecutor
+    from .executors.rq import RQExecutor as RQExecutor
     from .functions import (
         FUNCTION_REGISTRY,
         RetryPolicy,
@@ -64,13 +70,17 @@ __all__ = [
     "ExecutionStatus",
     "Executor",
     "ForkError",
+    "HttpExecutor",
     "InternalError",
     "InvalidWorkflow",
+    "LambdaExecutor",
     "LocalExecutor",
+    "ModalExecutor",
     "NoResult",
     "NotCompleted",
     "NotFound",
     "OrchestratorService",
+    "ProcessPoolExecutor",
     "RetryPolicy",
     "Unavailable",
     "Worker",
@@ -109,6 +119,10 @@ _HOMES = {
     ],
     "executors.base": ["Executor"],
     "executors.local": ["LocalExecutor"],
+    "executors.aws_lambda": ["LambdaExecutor"],
+    "executors.http": ["HttpExecutor"],
+    "executors.modal": ["ModalExecutor"],
+    "executors.process": ["ProcessPoolExecutor"],
     "executors.rq": ["RQExecutor"],
     "functions": [
         "FUNCTION_REGISTRY",
@@ -136,10 +150,11 @@ _MODULES = frozenset(
         "orchestrator",
         "service",
         "values",
+        "webhooks",
         "worker",
     ]
 )
-_LATER = frozenset({"LambdaExecutor", "ModalExecutor", "create_app"})
+_LATER = frozenset({"create_app"})
 
 
 def __getattr__(name: str) -> Any:

@@ -6,16 +6,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .base import CallRequest, Executor, JobStatus, Outcomes, ReportingExecutor
+    from .aws_lambda import LambdaExecutor
+    from .base import CallRequest, Executor, JobStatus, Outcome, Outcomes, ReportingExecutor
+    from .http import HttpExecutor
     from .local import LocalExecutor
+    from .modal import ModalExecutor
+    from .process import ProcessPoolExecutor
     from .rq import RQExecutor
 
 __all__ = [
     "CallRequest",
     "Executor",
+    "HttpExecutor",
     "JobStatus",
+    "LambdaExecutor",
     "LocalExecutor",
+    "ModalExecutor",
+    "Outcome",
     "Outcomes",
+    "ProcessPoolExecutor",
     "RQExecutor",
     "ReportingExecutor",
 ]
@@ -23,9 +32,14 @@ __all__ = [
 _HOME_OF = {
     "CallRequest": "base",
     "Executor": "base",
+    "HttpExecutor": "http",
     "JobStatus": "base",
+    "LambdaExecutor": "aws_lambda",
     "LocalExecutor": "local",
+    "ModalExecutor": "modal",
+    "Outcome": "base",
     "Outcomes": "base",
+    "ProcessPoolExecutor": "process",
     "RQExecutor": "rq",
     "ReportingExecutor": "base",
 }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 from ..failures import Failure
+from ..values import decode, encode, encode_object
 
 __all__ = ["CallRequest", "Executor", "JobStatus", "Outcome", "Outcomes", "ReportingExecutor"]
 
@@ -109,6 +111,44 @@ class Outcome(NamedTuple):
     error: Failure | None = None
 
 
+class KeptOutcomes:
+    """Outcomes that wait to be asked for, where no worker takes them in."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Outcome] = {}
+
+    def report(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Keeps them."""
+        self._kept.update(outcomes)
+
+    def submitted(self, job_id: str, name: str) -> None:
+        """Nobody looks for jobs by name here."""
+
+    def take(self, job_id: str) -> Outcome | None:
+        """The outcome of a job, once."""
+        return self._kept.pop(job_id, None)
+
+
+def new_request(function_name: str, args: list[Any], kwargs: dict[str, Any] | None) -> CallRequest:
+    """A call that no workflow asked for."""
+    return CallRequest(
+        function_name=function_name,
+        args=encode(list(args), "args"),
+        kwargs=encode_object(kwargs or {}, "kwargs"),
+        execution_id=str(uuid.uuid4()),
+        call_id=0,
+        attempt=1,
+    )
+
+
+def status_of(outcome: Outcome) -> JobStatus:
+    """An outcome as `check_job` tells it."""
+    if outcome.error is None:
+        return {"status": "finished", "result": decode(outcome.result or "null")}
+    kind, message, _ = outcome.error
+    return {"status": "failed", "error": f"{kind}: {message}"}
+
+
 class ReportingExecutor(Executor):
     """An executor that takes calls together and says by itself what they came to, instead of
     being asked.
@@ -119,6 +159,28 @@ class ReportingExecutor(Executor):
 
     runs_here = False
     """Whether jobs end with this process. A worker that stops waits for them."""
+
+    reported_by_name = False
+    """Whether whoever runs a job may report it to the database by its `job_id`, which is then
+    stored before the call is handed over."""
+
+    _alone: KeptOutcomes | None = None
+
+    def submit_call(
+        self, function_name: str, args: list[Any], kwargs: dict[str, Any] | None = None
+    ) -> str:
+        """Has one call run, without a worker, and returns the name of its job."""
+        if self._alone is None:
+            self._alone = KeptOutcomes()
+            self.attach(self._alone)
+        call = new_request(function_name, args, kwargs)
+        self.submit_calls([call])
+        return call.job_id
+
+    def check_job(self, job_id: str) -> JobStatus:
+        """What became of a job of `submit_call`. One that has ended is told about once."""
+        outcome = None if self._alone is None else self._alone.take(job_id)
+        return {"status": "started"} if outcome is None else status_of(outcome)
 
     @abstractmethod
     def attach(self, outcomes: Outcomes) -> None:

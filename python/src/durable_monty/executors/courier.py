@@ -14,7 +14,7 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.engine import Engine as Database
 from sqlalchemy.orm import Session
 
-from ..errors import Unavailable
+from ..errors import Conflict, Unavailable
 from ..failures import failure_of
 from ..models import Call, CallStatus
 from .base import CallRequest, Outcome, ReportingExecutor
@@ -164,6 +164,8 @@ class Courier:
             requests = self._requests(tasks)
             with self._lock:
                 self._open.update((call.job_id, (call, task)) for call, task in requests)
+            if self._executor.reported_by_name:
+                self._note_first(requests)
             try:
                 names = self._executor.submit_calls([call for call, _ in requests])
             except Unavailable as error:
@@ -186,6 +188,19 @@ class Courier:
         finally:
             with self._lock:
                 self._submitting -= 1
+
+    def _note_first(self, requests: Sequence[tuple[CallRequest, Task]]) -> None:
+        """Stores the names of jobs before there are any, and waits for it."""
+        fresh = [(task, call.job_id) for call, task in requests if call.submitted_as is None]
+        if not fresh:
+            return
+        *first, (last, name) = fresh
+        self._engine.note_jobs(first)
+        try:
+            # Writes are committed in their order.
+            self._engine.note_job(last, name)
+        except Conflict:
+            pass  # it came to something, or is another worker's now
 
     def _take_back(self, requests: Iterable[tuple[CallRequest, Task]]) -> None:
         with self._lock:

@@ -1,15 +1,19 @@
-"""Running a call in a process that has neither the engine nor a database."""
+"""Calls in processes that have neither the engine nor a database: running them, and the form in
+which they go there as plain JSON."""
 
 from __future__ import annotations
 
+import json
 import time
+from typing import Any
 
 from ..context import current_task
+from ..failures import Failure
 from ..functions import find_function, finished
 from ..values import decode, decode_object, encode
-from .base import CallRequest
+from .base import CallRequest, Outcome
 
-__all__ = ["run_request"]
+__all__ = ["message_of", "outcome_of", "request_of", "run_request"]
 
 
 def run_request(call: CallRequest, module: str | None = None) -> str:
@@ -23,3 +27,59 @@ def run_request(call: CallRequest, module: str | None = None) -> str:
         return encode(result)
     finally:
         current_task.reset(token)
+
+
+def message_of(call: CallRequest) -> dict[str, Any]:
+    """A call as an object of plain JSON."""
+    timeout_s = None if call.timeout_ms is None else call.timeout_ms / 1000
+    return {
+        "function": call.function_name,
+        "args": json.loads(call.args),
+        "kwargs": json.loads(call.kwargs),
+        "job_id": call.job_id,
+        "execution_id": call.execution_id,
+        "call_id": call.call_id,
+        "attempt": call.attempt,
+        "idempotency_key": call.idempotency_key,
+        "deadline": None if timeout_s is None else time.time() + timeout_s,
+    }
+
+
+def request_of(message: object) -> CallRequest:
+    """The call that such an object tells of. Raises ValueError or TypeError when it tells of
+    none."""
+    if not isinstance(message, dict):
+        raise ValueError("it must be an object")
+    name = message.get("function", message.get("function_name"))
+    args, kwargs = message.get("args", []), message.get("kwargs") or {}
+    if not isinstance(name, str) or not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise ValueError("function must be a text, args an array and kwargs an object")
+    deadline = message.get("deadline")
+    left_ms = None if deadline is None else max(1, round(1000 * (deadline - time.time())))
+    return CallRequest(
+        function_name=name,
+        args=json.dumps(args),
+        kwargs=json.dumps(kwargs),
+        execution_id=str(message.get("execution_id", "")),
+        call_id=int(message.get("call_id", 0)),
+        attempt=int(message.get("attempt", 1)),
+        timeout_ms=left_ms,
+    )
+
+
+def outcome_of(answer: object) -> Outcome:
+    """What `{"result": …}` or `{"error": {"type", "message"}}` says. Raises ValueError or TypeError
+    when it is neither."""
+    if isinstance(answer, dict):
+        error = answer.get("error")
+        if isinstance(error, dict):
+            kind = str(error.get("type") or "RuntimeError")
+            shown = error.get("traceback")
+            message = str(error.get("message") or "")
+            return Outcome(None, Failure(kind, message, shown if isinstance(shown, str) else None))
+        if error is not None:
+            return Outcome(None, Failure("RuntimeError", str(error)))
+        if "result" in answer:
+            # Decoded and encoded again: what comes from elsewhere may be no value of ours.
+            return Outcome(encode(decode(json.dumps(answer["result"]))))
+    raise ValueError('there is neither a "result" nor an "error" in it')

@@ -26,8 +26,15 @@ except ImportError as error:
 from ..errors import Unavailable
 from ..failures import Failure
 from ..functions import module_of
-from ..values import decode, encode, encode_object
-from .base import CallRequest, JobStatus, Outcome, Outcomes, ReportingExecutor
+from .base import (
+    CallRequest,
+    JobStatus,
+    Outcome,
+    Outcomes,
+    ReportingExecutor,
+    new_request,
+    status_of,
+)
 from .rq_job import JobMessage, alive_key, outcome_key, read_outcome, run, run_unread
 
 if TYPE_CHECKING:
@@ -128,14 +135,7 @@ class RQExecutor(ReportingExecutor):
         self, function_name: str, args: list[Any], kwargs: dict[str, Any] | None = None
     ) -> str:
         """Enqueues one call and returns the name of its job."""
-        call = CallRequest(
-            function_name=function_name,
-            args=encode(list(args), "args"),
-            kwargs=encode_object(kwargs or {}, "kwargs"),
-            execution_id=str(uuid.uuid4()),
-            call_id=0,
-            attempt=1,
-        )
+        call = new_request(function_name, args, kwargs)
         self._enqueue([(call, call.job_id)])
         return call.job_id
 
@@ -143,10 +143,7 @@ class RQExecutor(ReportingExecutor):
         """What became of a job."""
         seen = self._look_at([(job_id, job_id)])[0]
         if seen.outcome is not None:
-            result, failure = read_outcome(seen.outcome)
-            if failure is None:
-                return {"status": "finished", "result": decode(result or "null")}
-            return {"status": "failed", "error": f"{failure.error_type}: {failure.message}"}
+            return status_of(read_outcome(seen.outcome))
         if seen.status is None:
             return {"status": "failed", "error": f"LookupError: Redis has no job {job_id}"}
         if seen.status in ("failed", "stopped", "canceled"):

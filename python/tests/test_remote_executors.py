@@ -1,0 +1,631 @@
+"""Executors whose calls run in other processes, behind HTTP, on Lambda, on Modal."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import os
+import sys
+import threading
+import time
+import types
+import uuid
+import zipfile
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PATIENCE_S, Serve
+
+from durable_monty import (
+    FUNCTION_REGISTRY,
+    HttpExecutor,
+    LambdaExecutor,
+    ModalExecutor,
+    OrchestratorService,
+    ProcessPoolExecutor,
+    RetryPolicy,
+    Worker,
+    current_call,
+    register_function,
+    webhooks,
+)
+from durable_monty.executors.aws_lambda import handler
+
+TASKS = """
+import os, signal, time
+from pathlib import Path
+from durable_monty import current_call, register_function
+
+HERE = Path(__file__).parent
+
+@register_function("add")
+def add(a, b=0):
+    return a + b
+
+@register_function("pid")
+def pid():
+    return os.getpid()
+
+@register_function("meet")
+def meet(name, other):
+    (HERE / name).touch()
+    while not (HERE / other).exists():
+        time.sleep(0.01)
+    return name
+
+@register_function("price")
+def price():
+    raise ValueError("no price")
+
+@register_function("die")
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@register_function("quit")
+def quit():
+    os._exit(3)
+
+@register_function("spin")
+def spin(name):
+    (HERE / name).write_text(str(os.getpid()))
+    while True:
+        pass
+
+@register_function("context")
+async def context():
+    call = current_call()
+    return [call.idempotency_key, call.attempt]
+"""
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "pool_tasks.py").write_text(TASKS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("pool_tasks")
+    yield tmp_path
+    sys.modules.pop("pool_tasks", None)
+
+
+def wait_for(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+    return found
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+CATCHING = """
+try:
+    r = await {call}
+except {kind} as e:
+    r = str(e)
+r
+"""
+
+
+# Processes
+
+
+def test_processes_run_side_by_side(tasks: Path, service: OrchestratorService) -> None:
+    code = """
+from asyncio import gather
+await gather(meet('a', 'b'), meet('b', 'a'), pid(), add((1,), (2,)))
+"""
+    execution_id = service.start_execution(code, ["meet", "pid", "add"])
+    executor = ProcessPoolExecutor(2)
+    Worker(service, executor).run(until_complete=True)
+    first, second, pid, added = service.get_result(execution_id)
+    assert (first, second, added) == ("a", "b", (1, 2))
+    assert pid != os.getpid()
+    assert executor.get_stats() == {"submitted": 4, "finished": 4, "failed": 0}
+    wait_for(lambda: not lives(pid))
+
+
+def test_a_process_is_used_again(tasks: Path, service: OrchestratorService) -> None:
+    execution_id = service.start_execution("[await pid() for _ in range(5)]", ["pid"])
+    Worker(service, ProcessPoolExecutor(1)).run(until_complete=True)
+    assert len(set(service.get_result(execution_id))) == 1
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "message"),
+    [
+        ("price", "ValueError", "no price"),
+        ("die", "RuntimeError", "the process that ran die died: signal 9 (SIGKILL)"),
+        ("quit", "RuntimeError", "the process that ran quit died: exit code 3"),
+    ],
+)
+def test_a_process_that_fails(
+    tasks: Path, service: OrchestratorService, function: str, kind: str, message: str
+) -> None:
+    code = CATCHING.format(call=f"{function}()", kind=kind)
+    ids = [service.start_execution(code, [function]) for _ in range(3)]
+    others = [service.start_execution("await add(1, 2)", ["add"]) for _ in range(10)]
+    Worker(service, ProcessPoolExecutor(2)).run(until_complete=True)
+    assert [service.get_result(one) for one in ids] == [message] * 3
+    assert [service.get_result(one) for one in others] == [3] * 10
+
+
+def test_a_call_that_takes_too_long_is_killed(tasks: Path, service: OrchestratorService) -> None:
+    register_function("spin", timeout=1.0)(FUNCTION_REGISTRY["spin"])
+    code = CATCHING.format(call="spin('s')", kind="TimeoutError")
+    execution_id = service.start_execution(code, ["spin"])
+    Worker(service, ProcessPoolExecutor(1)).run(until_complete=True)
+    assert service.get_result(execution_id) == "the attempt took longer than its 1000 ms"
+    wait_for(lambda: not lives(int((tasks / "s").read_text())))
+
+
+def test_a_cancelled_call_is_killed(
+    tasks: Path, service: OrchestratorService, serve: Serve
+) -> None:
+    with serve(ProcessPoolExecutor(1)):
+        execution_id = service.start_execution("await spin('s')", ["spin"])
+        pid = int(wait_for(lambda: (tasks / "s").exists() and (tasks / "s").read_text()))
+        service.cancel(execution_id)
+        wait_for(lambda: not lives(pid))
+        added = service.start_execution("await add(1, 2)", ["add"])
+        assert service.result(added, PATIENCE_S) == 3
+
+
+def test_a_process_knows_its_call(tasks: Path, service: OrchestratorService) -> None:
+    execution_id = service.start_execution("await context()", ["context"])
+    Worker(service, ProcessPoolExecutor(1)).run(until_complete=True)
+    assert service.get_result(execution_id) == [f"{execution_id}:0", 1]
+
+
+def test_processes_without_a_worker(tasks: Path) -> None:
+    executor = ProcessPoolExecutor(1)
+    try:
+        job_id = executor.submit_call("add", [1], {"b": 2})
+        told = wait_for(
+            lambda: (status := executor.check_job(job_id))["status"] != "started" and status
+        )
+        assert told == {"status": "finished", "result": 3}
+    finally:
+        executor.detach()
+
+
+# HTTP
+
+
+class Receiver:
+    """An HTTP server that runs functions, or answers what a test wants."""
+
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, Any] | None] = []
+        self.seen: list[dict[str, Any]] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.seen.append(json.loads(body))
+                told = receiver.answers.pop(0) if receiver.answers else (0, None)
+                if told is None:
+                    # Hangs up without an answer.
+                    self.close_connection = True
+                    self.connection.shutdown(2)
+                    return
+                status, answer = told
+                if status == 0:
+                    status, answer = webhooks.answer(dict(self.headers), body, "secret")
+                content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/run?x=1"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    try:
+        yield receiver
+    finally:
+        receiver.close()
+
+
+def test_http(receiver: Receiver, service: OrchestratorService) -> None:
+    @register_function("add", timeout=60)
+    def add(a: int, b: Any = 0) -> Any:
+        call = current_call()
+        assert call is not None
+        assert call.deadline is not None
+        return [a + b, call.idempotency_key]
+
+    code = "from asyncio import gather\nawait gather(*[add(i, b=(i, i)[0]) for i in range(20)])"
+    execution_id = service.start_execution(code, ["add"])
+    Worker(service, HttpExecutor(receiver.url, secret="secret")).run(until_complete=True)
+    expected = [[2 * i, f"{execution_id}:{i}"] for i in range(20)]
+    assert service.get_result(execution_id) == expected
+    [first] = [message for message in receiver.seen if message["call_id"] == 0]
+    assert abs(first.pop("deadline") - time.time() - 60) < 30
+    assert first == {
+        "function": "add",
+        "args": [0],
+        "kwargs": {"b": 0},
+        "job_id": f"{execution_id}-0-1",
+        "execution_id": execution_id,
+        "call_id": 0,
+        "attempt": 1,
+        "idempotency_key": f"{execution_id}:0",
+    }
+
+
+def test_http_errors(receiver: Receiver, service: OrchestratorService) -> None:
+    cases: list[tuple[int, Any, str]] = [
+        (200, {"error": {"type": "ValueError", "message": "no price"}}, "no price"),
+        (200, {"result": {"$bytes": 1}}, "answered 200, but"),
+        (200, b"<html>", "answered 200, but"),
+        (200, {"found": 1}, 'neither a "result" nor an "error"'),
+        (404, b"not here", "answered 404 Not Found: not here"),
+        (500, b"", "answered 500"),
+        (307, b"", "answered 307"),
+    ]
+    receiver.answers = [(status, answer) for status, answer, _ in cases]
+    code = CATCHING.format(call="f()", kind="Exception")
+    with pytest.warns(UserWarning, match="not registered"):
+        ids = [service.start_execution(code, ["f"]) for _ in cases]
+    for execution_id, (_, _, message) in zip(ids, cases, strict=True):
+        only = HttpExecutor(receiver.url, secret="secret", max_concurrency=1)
+        Worker(service, only).run(until_complete=True)
+        said = service.get_result(execution_id)
+        assert any(message in said for _, _, message in cases), said
+    said = [service.get_result(one) for one in ids]
+    for _, _, message in cases:
+        assert any(message in one for one in said), message
+
+
+def test_http_that_is_busy_or_away_is_tried_again(
+    receiver: Receiver, service: OrchestratorService
+) -> None:
+    receiver.answers = [(503, b""), None, (429, b""), (200, {"result": 7})]
+    with pytest.warns(UserWarning, match="not registered"):
+        execution_id = service.start_execution("await f()", ["f"])
+    Worker(service, HttpExecutor(receiver.url, secret="secret")).run(until_complete=True)
+    assert service.get_result(execution_id) == 7
+    assert len({message["idempotency_key"] for message in receiver.seen}) == 1
+    assert len(receiver.seen) >= 4
+
+
+def test_http_retries_of_the_engine(receiver: Receiver, service: OrchestratorService) -> None:
+    register_function("f", retry=RetryPolicy(max_attempts=3, initial_interval=0.01))(lambda: 1)
+    receiver.answers = [(500, b""), (500, b"")]
+    execution_id = service.start_execution("await f()", ["f"])
+    Worker(service, HttpExecutor(receiver.url, secret="secret")).run(until_complete=True)
+    assert service.get_result(execution_id) == 1
+    assert [message["attempt"] for message in receiver.seen] == [1, 2, 3]
+    assert len({message["idempotency_key"] for message in receiver.seen}) == 1
+
+
+def test_http_with_the_result_by_webhook(
+    receiver: Receiver, service: OrchestratorService, serve: Serve
+) -> None:
+    receiver.answers = [(202, b""), (202, b"")]
+    executor = HttpExecutor(
+        receiver.url,
+        secret="secret",
+        callback_url="http://127.0.0.1:1/webhook/complete",
+        resubmit_after=1.0,
+    )
+    with pytest.warns(UserWarning, match="not registered"):
+        execution_id = service.start_execution("await f()", ["f"])
+    with serve(executor):
+        # Nothing is reported, so it is posted again.
+        wait_for(lambda: len(receiver.seen) == 2)
+        message = receiver.seen[1]
+        assert message == receiver.seen[0]
+        assert message["callback_url"] == "http://127.0.0.1:1/webhook/complete"
+        assert message["token"] == webhooks.token(message["job_id"], "secret")
+        with service.engine.connect() as connection:
+            row = connection.exec_driver_sql("SELECT job_id, status FROM execution_steps").one()
+        assert tuple(row) == (message["job_id"], "SUBMITTED")
+        service.complete_call(message["execution_id"], message["call_id"], 8)
+        assert service.result(execution_id, PATIENCE_S) == 8
+    assert executor.get_stats()["finished"] == 0, "it was reported from outside"
+
+
+def test_http_options() -> None:
+    with pytest.raises(ValueError, match="no http or https URL"):
+        HttpExecutor("ftp://x")
+    with pytest.raises(ValueError, match="a callback needs a secret"):
+        HttpExecutor("http://x", callback_url="http://y")
+    with pytest.raises(ValueError, match="max_concurrency"):
+        HttpExecutor("http://x", max_concurrency=0)
+
+
+def test_signatures(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = b'{"a": 1}'
+    good = webhooks.sign(body, "secret")
+    assert webhooks.verify({"x-durable-signature": good}, body, "secret")
+    assert webhooks.verify({"X-Durable-Signature": good}, body.decode(), b"secret")
+    old = webhooks.sign(body, "secret", int(time.time()) - 301)
+    assert not webhooks.verify({"X-Durable-Signature": old}, body, "secret")
+    assert webhooks.verify({"X-Durable-Signature": old}, body, "secret", tolerance=600)
+    assert not webhooks.verify({"X-Durable-Signature": good}, body + b" ", "secret")
+    assert not webhooks.verify({"X-Durable-Signature": good}, body, "other")
+    for header in [
+        "",
+        "t=1",
+        "t=,v1=",
+        "v1=x",
+        f"{good},t=1",
+        "t=٣,v1=x",
+        good.replace("t=", "t=-"),
+    ]:
+        assert not webhooks.verify({"X-Durable-Signature": header}, body, "secret")
+    assert webhooks.verify({"X-Durable-Signature": f"{good},v1=other"}, body, "secret")
+    monkeypatch.delenv("DURABLE_WEBHOOK_SECRET", raising=False)
+    with pytest.raises(ValueError, match="DURABLE_WEBHOOK_SECRET"):
+        webhooks.verify({}, body)
+    monkeypatch.setenv("DURABLE_WEBHOOK_SECRET", "secret")
+    assert webhooks.verify({"X-Durable-Signature": good}, body)
+    # A fixed example, for receivers in other languages.
+    assert webhooks.sign("{}", "secret", 1) == "t=1,v1=" + _hmac(b"1.{}")
+    assert webhooks.token("job", "secret") == _hmac(b"webhook:job")
+
+
+def _hmac(message: bytes) -> str:
+    import hashlib
+    import hmac
+
+    return hmac.new(b"secret", message, hashlib.sha256).hexdigest()
+
+
+def test_an_unsigned_request_runs_nothing() -> None:
+    status, answer = webhooks.answer({}, b"{}", "secret")
+    assert (status, answer["error"]["type"]) == (401, "PermissionError")
+    for body in ["", "[]", "{}", '{"function": 1}', '{"function": "f", "args": 1}']:
+        headers = {"X-Durable-Signature": webhooks.sign(body, "secret")}
+        assert webhooks.answer(headers, body, "secret")[0] == 422
+
+
+# Lambda
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    import boto3
+    from moto import mock_aws
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    with mock_aws(config={"lambda": {"use_docker": False}}):
+        role = boto3.client("iam").create_role(RoleName="r", AssumeRolePolicyDocument="{}")
+        package = io.BytesIO()
+        with zipfile.ZipFile(package, "w") as archive:
+            archive.writestr("tasks.py", "")
+        boto3.client("lambda").create_function(
+            FunctionName="functions",
+            Runtime="python3.12",
+            Role=role["Role"]["Arn"],
+            Handler="durable_monty.executors.aws_lambda.handler",
+            Code={"ZipFile": package.getvalue()},
+        )
+        yield boto3.client("lambda")
+
+
+def lambda_returns(*returned: Any) -> None:
+    """What moto's Lambda returns next: it runs no code without Docker."""
+    import requests
+
+    results = [one if isinstance(one, str) else json.dumps(one) for one in returned]
+    url = "http://motoapi.amazonaws.com/moto-api/static/lambda-simple/response"
+    told = requests.post(url, json={"results": results, "region": "eu-west-1"}, timeout=10)
+    assert told.status_code == 201
+
+
+def test_lambda(aws: Any, service: OrchestratorService) -> None:
+    register_function("add")(lambda a, b: a + b)
+    events: list[Any] = []
+    invoke = aws.invoke
+
+    def invoking(**parameters: Any) -> Any:
+        # The handler runs here, what it returns goes through moto.
+        events.append(json.loads(parameters["Payload"]))
+        lambda_returns(handler(events[-1], None))
+        return invoke(**parameters)
+
+    aws.invoke = invoking
+    execution_id = service.start_execution("await add(await add(1, 2), 3)", ["add"])
+    executor = LambdaExecutor("functions", client=aws)
+    Worker(service, executor).run(until_complete=True)
+    assert service.get_result(execution_id) == 6
+    assert [event["args"] for event in events] == [[1, 2], [3, 3]]
+    assert events[0]["function_name"] == "add"
+    assert events[0]["idempotency_key"] == f"{execution_id}:0"
+    assert executor.get_stats() == {"submitted": 2, "finished": 2, "failed": 0}
+
+
+class Lambda:
+    """Stands in for boto3's client, for what moto can't do: failures."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+
+    def invoke(self, **_: Any) -> Any:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return {**answer, "Payload": io.BytesIO(answer["Payload"])}
+
+
+def test_lambda_that_fails(service: OrchestratorService) -> None:
+    from botocore.exceptions import ClientError
+
+    crash = b'{"errorType": "Runtime.ExitError", "errorMessage": "exit status 1"}'
+    unknown = ClientError({"Error": {"Code": "ResourceNotFoundException"}}, "Invoke")
+    for answer, message in [
+        (unknown, "ResourceNotFoundException"),
+        ({"FunctionError": "Unhandled", "Payload": crash}, "exit status 1"),
+        ({"FunctionError": "Unhandled", "Payload": b"<html>"}, "<html>"),
+        ({"Payload": b'{"found": 1}'}, 'neither a "result" nor an "error"'),
+    ]:
+        code = CATCHING.format(call="f()", kind="Exception")
+        with pytest.warns(UserWarning, match="not registered"):
+            execution_id = service.start_execution(code, ["f"])
+        Worker(service, LambdaExecutor("f", client=Lambda(answer))).run(until_complete=True)
+        assert message in service.get_result(execution_id)
+
+
+def test_lambda_that_is_throttled_is_invoked_again(aws: Any, service: OrchestratorService) -> None:
+    from botocore.exceptions import ClientError, EndpointConnectionError
+
+    troubles: list[Exception] = [
+        ClientError({"Error": {"Code": "TooManyRequestsException"}}, "Invoke"),
+        EndpointConnectionError(endpoint_url="https://lambda"),
+    ]
+    invoke = aws.invoke
+
+    def invoking(**parameters: Any) -> Any:
+        if troubles:
+            raise troubles.pop()
+        lambda_returns({"result": 5})
+        return invoke(**parameters)
+
+    aws.invoke = invoking
+    with pytest.warns(UserWarning, match="not registered"):
+        execution_id = service.start_execution("await f()", ["f"])
+    Worker(service, LambdaExecutor("functions", client=aws)).run(until_complete=True)
+    assert service.get_result(execution_id) == 5
+
+
+def test_the_handler_of_lambda() -> None:
+    register_function("add")(lambda a, b: a + b)
+    assert handler({"function_name": "add", "args": [1], "kwargs": {"b": 2}}, None) == {"result": 3}
+    failed = handler({"function_name": "add", "args": [1, "x"]}, None)["error"]
+    assert failed["type"] == "TypeError"
+    assert "Traceback" in failed["traceback"]
+    assert handler({}, None)["error"]["type"] == "ValueError"
+    assert "DURABLE_FUNCTIONS" in handler({"function": "nowhere"}, None)["error"]["message"]
+
+
+# Modal
+
+
+class Spawned:
+    """Stands in for modal.FunctionCall."""
+
+    all: dict[str, Spawned] = {}
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self.object_id = f"fc-{uuid.uuid4()}"
+        self.run = run
+        self.looks = 0
+        self.is_cancelled = False
+        self.is_held = False
+        Spawned.all[self.object_id] = self
+
+    @staticmethod
+    def from_id(object_id: str) -> Spawned:
+        return Spawned.all[object_id]
+
+    def get(self, timeout: float | None = None) -> Any:
+        self.looks += 1
+        if timeout == 0 and (self.looks == 1 or self.is_held):
+            raise TimeoutError
+        return self.run()
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+@pytest.fixture
+def modal(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    from durable_monty.executors import modal as ours
+
+    module = types.ModuleType("modal")
+
+    class Function:
+        hold = False
+
+        @staticmethod
+        def from_name(app: str, name: str) -> Function:
+            assert (app, name) == ("durable-monty", "run")
+            return Function()
+
+        def spawn(self, message: Any) -> Spawned:
+            message = json.loads(json.dumps(message))
+            spawned = Spawned(lambda: ours.run(message))
+            spawned.is_held = Function.hold
+            return spawned
+
+    module.Function, module.FunctionCall = Function, Spawned  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "modal", module)
+    Spawned.all.clear()
+    return module
+
+
+def test_modal(modal: types.ModuleType, service: OrchestratorService) -> None:
+    register_function("add")(lambda a, b: a + b)
+    code = "try:\n    await add(1, 'x')\nexcept TypeError:\n    r = await add(1, b=2)\nr"
+    execution_id = service.start_execution(code, ["add"])
+    Worker(service, ModalExecutor()).run(until_complete=True)
+    assert service.get_result(execution_id) == 3
+    assert [one.looks for one in Spawned.all.values()] == [2, 2]
+
+
+def test_modal_goes_on_with_what_was_spawned(
+    modal: Any, service: OrchestratorService, serve: Serve
+) -> None:
+    register_function("add")(lambda a, b: a + b)
+    modal.Function.hold = True
+    execution_id = service.start_execution("await add(1, 2)", ["add"])
+    with serve(ModalExecutor()):
+        wait_for(
+            lambda: [
+                c for c in service.get_pending_calls(execution_id) if c["status"] == "submitted"
+            ]
+        )
+    [spawned] = Spawned.all.values()
+    spawned.is_held = False
+    Worker(service, ModalExecutor()).run(until_complete=True)
+    assert service.get_result(execution_id) == 3
+    assert len(Spawned.all) == 1
+
+
+def test_modal_cancels(modal: Any, service: OrchestratorService, serve: Serve) -> None:
+    register_function("add")(lambda a, b: a + b)
+    modal.Function.hold = True
+    execution_id = service.start_execution("await add(1, 2)", ["add"])
+    with serve(ModalExecutor()):
+        [spawned] = wait_for(lambda: list(Spawned.all.values()))
+        service.cancel(execution_id)
+        wait_for(lambda: spawned.is_cancelled)
+
+
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("modal", "boto3"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r"durable-monty\[modal\]"):
+        ModalExecutor()
+    with pytest.raises(ImportError, match=r"durable-monty\[lambda\]"):
+        LambdaExecutor("f")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -82,3 +84,27 @@ def serve(service: OrchestratorService) -> Serve:
         assert not failures, failures
 
     return serving
+
+
+@pytest.fixture
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A client of moto's Lambda, which knows a function called `functions`."""
+    import boto3
+    from moto import mock_aws
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    with mock_aws(config={"lambda": {"use_docker": False}}):
+        role = boto3.client("iam").create_role(RoleName="r", AssumeRolePolicyDocument="{}")
+        package = io.BytesIO()
+        with zipfile.ZipFile(package, "w") as archive:
+            archive.writestr("tasks.py", "")
+        boto3.client("lambda").create_function(
+            FunctionName="functions",
+            Runtime="python3.12",
+            Role=role["Role"]["Arn"],
+            Handler="durable_monty.executors.aws_lambda.handler",
+            Code={"ZipFile": package.getvalue()},
+        )
+        yield boto3.client("lambda")

@@ -384,3 +384,138 @@ def handler(event, context):
 
     return {"result": result}
 """
+
+# Execution engines
+
+LOCAL_ENGINE = """
+from durable_monty import Worker, LocalExecutor
+
+executor = LocalExecutor()
+worker = Worker(service, executor=executor)
+worker.run()
+"""
+
+RQ_ENGINE = """
+from durable_monty import Worker, RQExecutor
+
+executor = RQExecutor(queue_name="my-queue")
+worker = Worker(service, executor=executor)
+worker.run()
+"""
+
+RQ_EXECUTOR = """
+from durable_monty.executors.rq import RQExecutor
+
+executor = RQExecutor(queue_name="my-queue")
+worker = Worker(service, executor)
+worker.run()
+
+# Start RQ workers: rq worker my-queue
+"""
+
+EXECUTOR_KINDS = """
+from durable_monty import Worker, LocalExecutor
+from durable_monty.executors.rq import RQExecutor
+
+# Local execution
+executor = LocalExecutor()
+worker = Worker(service, executor)
+
+# RQ execution
+executor = RQExecutor()
+worker = Worker(service, executor)
+
+# Custom executor
+executor = MyExecutor()
+worker = Worker(service, executor, poll_interval=1.0)
+
+# Run worker loop
+worker.run()  # Blocks - processes everything
+"""
+
+MODAL_ENGINE = '''
+from durable_monty.executor import Executor
+from durable_monty.models import Call, from_json
+import modal
+
+class ModalExecutor(Executor):
+    """Execute functions on Modal.com"""
+
+    def __init__(self):
+        self.app = modal.App("durable-monty")
+        self.stats = {"submitted": 0}
+
+    def submit_call(self, call: Call) -> None:
+        """Submit call to Modal."""
+        args = from_json(call.args)
+
+        # Create Modal function
+        @self.app.function()
+        def run_function():
+            from durable_monty import init_db, OrchestratorService
+            from durable_monty.functions import execute_function
+
+            result = execute_function(call.function_name, args)
+
+            # Save result
+            service = OrchestratorService(init_db())
+            service.complete_call(call.execution_id, call.call_id, result)
+
+            return result
+
+        # Submit to Modal
+        run_function.remote()
+        self.stats["submitted"] += 1
+
+    def get_stats(self) -> dict:
+        return self.stats
+'''
+
+LAMBDA_ENGINE = '''
+import boto3
+from durable_monty.executor import Executor
+from durable_monty.models import Call, from_json, to_json
+
+class LambdaExecutor(Executor):
+    """Execute functions on AWS Lambda"""
+
+    def __init__(self, function_name: str):
+        self.lambda_client = boto3.client('lambda')
+        self.function_name = function_name
+        self.stats = {"invoked": 0}
+
+    def submit_call(self, call: Call) -> None:
+        """Submit call to Lambda."""
+        payload = {
+            "execution_id": call.execution_id,
+            "call_id": call.call_id,
+            "function_name": call.function_name,
+            "args": from_json(call.args),
+        }
+
+        # Invoke Lambda asynchronously
+        self.lambda_client.invoke(
+            FunctionName=self.function_name,
+            InvocationType='Event',  # Async
+            Payload=to_json(payload),
+        )
+
+        self.stats["invoked"] += 1
+
+    def get_stats(self) -> dict:
+        return self.stats
+'''
+
+EXECUTOR_USAGE = """
+from durable_monty import init_db, OrchestratorService, Worker
+from my_executors import ModalExecutor
+
+# Setup
+engine = init_db()
+service = OrchestratorService(engine)
+executor = ModalExecutor()
+
+# Run worker with custom executor
+worker = Worker(service, executor=executor)
+worker.run()
+"""

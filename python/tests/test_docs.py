@@ -1,13 +1,18 @@
 """What the documents show works as they show it."""
 
+import io
 import json
+import os
 import re
 import subprocess
 import sys
+import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import service_url
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,12 +37,80 @@ def test_the_workflow_of_the_readme_runs(
     assert capsys.readouterr().out == "{'videos': ['encoded_a.mp4', 'encoded_b.mp4']}\n"
 
 
-def test_the_executors_of_the_page_run() -> None:
-    local, own = blocks("docs/EXECUTORS.md", "python")
-    names = run(local)
+@pytest.fixture
+def executors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The Python of the page on executors, and its `tasks.py`."""
+    local, tasks, *others = blocks("docs/EXECUTORS.md", "python")
+    (tmp_path / "tasks.py").write_text(tasks)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tasks", raising=False)
+    yield [local, *others]
+    sys.modules.pop("tasks", None)
+
+
+def block_with(blocks: list[str], text: str) -> str:
+    (found,) = [block for block in blocks if text in block]
+    return found
+
+
+def test_the_executors_of_the_page_run(executors: list[str]) -> None:
+    names = run(block_with(executors, "LocalExecutor("))
     assert names["receipt"]["charged"] == 42
     assert names["receipt"]["key"].startswith(f"{names['execution']}:")
-    assert run(own)["answer"] == 42
+    for text in ("ProcessPoolExecutor(", "HttpExecutor(", "class PoolExecutor"):
+        assert run(block_with(executors, text))["answer"] == 42
+
+
+def test_the_rq_workers_of_the_page_run(
+    executors: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", service_url("DURABLE_TEST_REDIS"))
+    commands = blocks("docs/EXECUTORS.md", "sh")
+    assert len(commands) == 2
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for command in commands:
+        script = command.replace("rq worker", "exec rq worker")
+        rq_worker = subprocess.Popen(
+            ["sh", "-c", script],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            assert run(block_with(executors, "RQExecutor("))["answer"] == 42
+        finally:
+            rq_worker.kill()
+            rq_worker.wait()
+
+
+def test_the_lambda_of_the_page_runs(executors: list[str], aws: Any, monkeypatch: Any) -> None:
+    import boto3
+
+    from durable_monty.executors.aws_lambda import handler
+
+    class Client:
+        def invoke(self, **parameters: Any) -> Any:
+            assert parameters["FunctionName"] == "my-functions"
+            answer = handler(json.loads(parameters["Payload"]), None)
+            return {"Payload": io.BytesIO(json.dumps(answer).encode())}
+
+    monkeypatch.setattr(boto3, "client", lambda *_, **__: Client())
+    assert run(block_with(executors, "LambdaExecutor("))["answer"] == 42
+
+
+def test_the_modal_function_of_the_page_runs(executors: list[str], monkeypatch: Any) -> None:
+    class App:
+        def __init__(self, name: str) -> None: ...
+
+        def function(self) -> Any:
+            return lambda function: function
+
+    modal = types.ModuleType("modal")
+    modal.App = App  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "modal", modal)
+    names = run(block_with(executors, "modal.App("))
+    message = {"function": "tasks.double", "args": [21]}
+    assert names["run"](message) == {"result": 42}
 
 
 def test_the_command_line_of_the_readme_runs(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE_S
+from conftest import PATIENCE_S, service_url
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +40,12 @@ def test_example(name: str, end: str, tmp_path: Path) -> None:
     path = f"examples/{name}.py"
     assert run(path).endswith(end)
     assert run(path, str(tmp_path / "example.db")).endswith(end)
+
+
+def test_the_rq_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", service_url("DURABLE_TEST_REDIS"))
+    shown = run("examples/with_rq.py")
+    assert shown == "published part0-720p, part1-720p, part2-720p, part3-720p\n"
 
 
 def test_the_video_example_goes_on_after_a_kill(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import threading
 import time
 import types
 import uuid
-import zipfile
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -408,29 +407,6 @@ def test_an_unsigned_request_runs_nothing() -> None:
 
 
 # Lambda
-
-
-@pytest.fixture
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    import boto3
-    from moto import mock_aws
-
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    with mock_aws(config={"lambda": {"use_docker": False}}):
-        role = boto3.client("iam").create_role(RoleName="r", AssumeRolePolicyDocument="{}")
-        package = io.BytesIO()
-        with zipfile.ZipFile(package, "w") as archive:
-            archive.writestr("tasks.py", "")
-        boto3.client("lambda").create_function(
-            FunctionName="functions",
-            Runtime="python3.12",
-            Role=role["Role"]["Arn"],
-            Handler="durable_monty.executors.aws_lambda.handler",
-            Code={"ZipFile": package.getvalue()},
-        )
-        yield boto3.client("lambda")
 
 
 def lambda_returns(*returned: Any) -> None:

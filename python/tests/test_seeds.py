@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import os
+import subprocess
+import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import seed_blocks as blocks
-from conftest import PATIENCE_S
+from conftest import PATIENCE_S, service_url
 from sqlalchemy.orm import Session
 
 import durable_monty
@@ -221,3 +225,110 @@ def test_lambda_handler() -> None:
     register_function("add")(lambda a, b: a + b)
     handler = execute(blocks.LAMBDA_HANDLER)["handler"]
     assert handler({"function_name": "add", "args": [1, 2]}, None) == {"result": 3}
+
+
+# Execution engines
+
+
+def test_local_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = execute(blocks.SCHEDULE)
+    names = execute_until_completed(blocks.LOCAL_ENGINE, monkeypatch, **names)
+    assert names["service"].get_result(names["exec_id"]) == 10
+
+
+@pytest.mark.parametrize("block", [blocks.RQ_ENGINE, blocks.RQ_EXECUTOR])
+def test_rq_engine(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `rq worker my-queue`, typed as it is printed."""
+    monkeypatch.setenv("REDIS_URL", service_url("DURABLE_TEST_REDIS"))
+    (tmp_path / "app_tasks.py").write_text(
+        "from durable_monty import register_function\n"
+        'register_function("add")(lambda a, b: a + b)\n'
+    )
+    names = execute(blocks.SCHEDULE)
+    worker = subprocess.Popen(
+        ["rq", "worker", "my-queue"],
+        env={
+            **os.environ,
+            "DURABLE_FUNCTIONS": "app_tasks",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        names = execute_until_completed(block, monkeypatch, **names, Worker=Worker)
+    finally:
+        worker.kill()
+        worker.wait()
+    assert names["service"].get_result(names["exec_id"]) == 10
+
+
+def test_kinds_of_executors(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = execute(blocks.SCHEDULE)
+    names = execute_until_completed(
+        blocks.EXECUTOR_KINDS, monkeypatch, **names, MyExecutor=ProcessLike
+    )
+    assert names["service"].get_result(names["exec_id"]) == 10
+
+
+class ProcessLike(Executor):
+    """What a user might write."""
+
+    def __init__(self) -> None:
+        self.results: dict[str, Any] = {}
+
+    def submit_call(self, function_name: str, args: Any, kwargs: Any) -> str:  # type: ignore[override]
+        job_id = str(len(self.results))
+        self.results[job_id] = durable_monty.execute_function(function_name, args, kwargs)
+        return job_id
+
+    def check_job(self, job_id: str) -> Any:
+        return {"status": "finished", "result": self.results[job_id]}
+
+
+def test_modal_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Function:
+        def __init__(self, body: Any) -> None:
+            self.body = body
+
+        def remote(self) -> Any:
+            return self.body()
+
+    class App:
+        def __init__(self, name: str) -> None:
+            assert name == "durable-monty"
+
+        def function(self) -> Any:
+            return Function
+
+    modal = types.ModuleType("modal")
+    modal.App = App  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "modal", modal)
+    (tmp_path / "my_executors.py").write_text(blocks.MODAL_ENGINE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_executors", raising=False)
+    register_function("add")(lambda a, b: a + b)
+    service = OrchestratorService(durable_monty.init_db())
+    execution_id = service.start_execution("await add(await add(1, 2), 3)", ["add"])
+    names = execute_until_completed(blocks.EXECUTOR_USAGE, monkeypatch)
+    assert service.get_result(execution_id) == 6
+    assert names["executor"].get_stats() == {"submitted": 2}
+
+
+def test_lambda_engine(service: OrchestratorService, aws: Any) -> None:
+    """The executor invokes; the printed handler, run here, tells what it returns."""
+    register_function("add")(lambda a, b: a + b)
+    handler = execute(blocks.LAMBDA_HANDLER)["handler"]
+    executor = execute(blocks.LAMBDA_ENGINE)["LambdaExecutor"]("functions")
+    invoke = executor.lambda_client.invoke
+
+    def invoking(**parameters: Any) -> None:
+        assert invoke(**parameters)["StatusCode"] == 202
+        event = from_json(parameters["Payload"])
+        result = handler(event, None)["result"]
+        service.complete_call(event["execution_id"], event["call_id"], result)
+
+    executor.lambda_client.invoke = invoking
+    execution_id = service.start_execution("await add(await add(1, 2), 3)", ["add"])
+    Worker(service, executor).run(until_complete=True)
+    assert service.get_result(execution_id) == 6
+    assert executor.get_stats() == {"invoked": 2}

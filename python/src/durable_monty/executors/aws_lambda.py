@@ -55,6 +55,7 @@ class LambdaExecutor(ThreadedExecutor):
     def perform(self, call: CallRequest) -> Outcome:
         """Invokes the Lambda and waits for what it returns."""
         from botocore.exceptions import ClientError, HTTPClientError
+        from botocore.exceptions import ConnectionError as NoConnection
 
         event = {**message_of(call), "function_name": call.function_name}
         try:
@@ -64,7 +65,7 @@ class LambdaExecutor(ThreadedExecutor):
                 Payload=json.dumps(event).encode(),
             )
             body = answer["Payload"].read()
-        except HTTPClientError as error:
+        except (HTTPClientError, NoConnection) as error:
             raise Unavailable(f"Lambda {self.function_name}: {error}") from error
         except ClientError as error:
             if error.response.get("Error", {}).get("Code") in TRY_AGAIN:

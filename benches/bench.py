@@ -91,8 +91,7 @@ def running() -> Iterator[tuple[OrchestratorService, Path]]:
 
 
 def result(service: OrchestratorService, execution_id: str) -> object:
-    service.wait(execution_id, 600)
-    return service.get_result(execution_id)
+    return service.result(execution_id, 600)
 
 
 def timed(run: Callable[[OrchestratorService], None]) -> list[float]:

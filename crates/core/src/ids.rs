@@ -29,6 +29,11 @@ impl ExecutionId {
     pub fn new(now_ms: UnixMs, random: [u8; 10]) -> Self {
         Self(uuid::Builder::from_unix_timestamp_millis(now_ms.max(0) as u64, &random).into_uuid())
     }
+
+    /// Its 128 bits.
+    pub fn as_u128(self) -> u128 {
+        self.0.as_u128()
+    }
 }
 
 impl fmt::Display for ExecutionId {

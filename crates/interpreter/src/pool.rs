@@ -24,7 +24,7 @@ use crate::{
     },
     scheduler::{Answer, Done, Job, Scheduler},
     session,
-    snapshot::{self, SnapshotKey, Unsealed, execution_key},
+    snapshot::{self, SnapshotKey, Unsealed},
     worker,
 };
 
@@ -206,7 +206,7 @@ impl Runner for Pool {
     }
 
     fn forget(&self, execution: ExecutionId) {
-        self.scheduler.forget(execution_key(execution));
+        self.scheduler.forget(execution.as_u128());
     }
 }
 
@@ -246,7 +246,7 @@ impl Shared {
             Err(why) => return Err(Box::new((done, Advanced::BadSnapshot(why)))),
         };
         let wire = ToWorker::Advance(WireAdvance {
-            execution: execution_key(request.execution),
+            execution: request.execution.as_u128(),
             program: known.key,
             dictionary: dictionary.as_ref().map(|dictionary| dictionary.id),
             base,
@@ -271,7 +271,7 @@ impl Shared {
             frame,
             program: known,
             dictionary,
-            execution: Some(execution_key(request.execution)),
+            execution: Some(request.execution.as_u128()),
             is_live: matches!(request.base, Base::Live(_)),
             limit: Duration::from_millis(turns_ms).saturating_add(GRACE),
             is_suspect: false,

@@ -120,15 +120,9 @@ pub(crate) fn unseal<'a>(
 
 fn tag(key: &SnapshotKey, execution: ExecutionId, sealed: &[u8]) -> blake3::Hash {
     blake3::Hasher::new_keyed(&key.0)
-        .update(&execution_key(execution).to_be_bytes())
+        .update(&execution.as_u128().to_be_bytes())
         .update(sealed)
         .finalize()
-}
-
-/// The 128 bits of an execution's id.
-pub(crate) fn execution_key(execution: ExecutionId) -> u128 {
-    let digits = execution.to_string().replace('-', "");
-    u128::from_str_radix(&digits, 16).unwrap_or(0)
 }
 
 #[cfg(test)]

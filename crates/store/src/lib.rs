@@ -8,9 +8,11 @@ mod check;
 pub mod conformance;
 mod control;
 mod memory;
+mod postgres;
 mod record;
 mod refusal;
 mod registry;
+mod rows;
 mod sqlite;
 
 use durable_core::{
@@ -20,6 +22,7 @@ use durable_core::{
 use std::sync::Arc;
 
 pub use memory::MemoryStore;
+pub use postgres::{PostgresOptions, PostgresStore, schema as postgres_schema};
 pub use record::{CallRecord, Control, ExecutionRecord, Labels, ListFilter, Loaded, StoredProgram};
 pub use registry::{Role, TokenRecord, WorkerRecord};
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous, schema};

@@ -2,12 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod support;
+
 use std::{
     path::Path,
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use durable_store::{MemoryStore, SqliteOptions, SqliteStore, Synchronous, conformance};
+use durable_store::{
+    MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Synchronous,
+    conformance,
+};
+use support::postgres;
 
 #[test]
 fn memory() {
@@ -21,6 +27,25 @@ fn sqlite() {
     conformance::run(&|| {
         let name = format!("{}.db", count.fetch_add(1, Ordering::Relaxed));
         Box::new(open(&directory.path().join(name)))
+    });
+}
+
+#[test]
+fn postgres() {
+    let Some(server) = postgres::server() else { return };
+    conformance::run(&|| {
+        let options = PostgresOptions::parse(&server.new_database()).unwrap();
+        Box::new(PostgresStore::open(&options).unwrap())
+    });
+}
+
+#[test]
+fn postgres_behind_a_pooler() {
+    let Some(server) = postgres::server() else { return };
+    conformance::run(&|| {
+        // Nothing is kept from one transaction to the next, as PgBouncer has it.
+        let url = format!("{}&prepare=false", server.new_database());
+        Box::new(PostgresStore::open(&PostgresOptions::parse(&url).unwrap()).unwrap())
     });
 }
 

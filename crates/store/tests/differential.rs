@@ -1,5 +1,5 @@
-//! Random schedules of writes end the same in memory and in SQLite: every answer on the way, and
-//! everything that can be read afterwards.
+//! Random schedules of writes end the same in memory and in every other store: every answer on the
+//! way, and everything that can be read afterwards.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -12,11 +12,11 @@ use durable_core::{
     Reached, Snapshot, UnixMs, replay,
 };
 use durable_store::{
-    Control, ListFilter, Loaded, MemoryStore, SqliteOptions, SqliteStore, Store, Synchronous,
-    Write, Written,
+    Control, ListFilter, Loaded, MemoryStore, PostgresOptions, PostgresStore, SqliteOptions,
+    SqliteStore, Store, Synchronous, Write, Written,
 };
 use proptest::prelude::*;
-use support::{NOW_MS, create, function, id, program, timer};
+use support::{NOW_MS, create, function, id, postgres, program, timer};
 
 const EXECUTIONS: u8 = 4;
 const OWNERS: [&str; 3] = ["one", "two", "three"];
@@ -159,7 +159,7 @@ struct View {
     inbox: Vec<(CallId, Outcome)>,
 }
 
-/// An engine that plays a schedule against two stores.
+/// An engine that plays a schedule against two stores: the model in memory, and another.
 struct Player {
     stores: [Box<dyn Store>; 2],
     views: BTreeMap<u8, View>,
@@ -300,9 +300,9 @@ impl Player {
 
     /// Commits a batch to both stores and compares the answers.
     fn commit(&mut self, batch: &[Write]) {
-        let [memory, sqlite] = &self.stores;
+        let [memory, other] = &self.stores;
         let answers = memory.commit(batch).unwrap();
-        let others = sqlite.commit(batch).unwrap();
+        let others = other.commit(batch).unwrap();
         assert_eq!(format!("{answers:#?}"), format!("{others:#?}"), "answers to {batch:#?}");
         for (write, answer) in batch.iter().zip(answers) {
             match (write, answer) {
@@ -352,10 +352,10 @@ impl Player {
             let list = store.list(&ListFilter::default()).unwrap();
             (format!("{executions:#?}"), format!("{owners:?}"), format!("{list:?}"))
         });
-        let [memory, sqlite] = seen;
-        assert_eq!(memory.0, sqlite.0, "executions");
-        assert_eq!(memory.1, sqlite.1, "owners");
-        assert_eq!(memory.2, sqlite.2, "list");
+        let [memory, other] = seen;
+        assert_eq!(memory.0, other.0, "executions");
+        assert_eq!(memory.1, other.1, "owners");
+        assert_eq!(memory.2, other.2, "list");
     }
 }
 
@@ -422,37 +422,55 @@ fn make_move(draft: &mut Draft, view: &View, a_move: &Move, snapshot: bool, now_
     drop(ignored);
 }
 
+/// Plays a schedule against the model and another store, and compares them after each batch.
+fn play(other: Box<dyn Store>, schedule: Vec<Vec<Step>>) {
+    let stores: [Box<dyn Store>; 2] = [Box::new(MemoryStore::new()), other];
+    let mut player = Player { stores, views: BTreeMap::new(), now_ms: NOW_MS };
+    player.commit(&[Write::PutProgram(program())]);
+    for number in 0..EXECUTIONS {
+        player.commit(&[create(number, true)]);
+        player.reload(number);
+    }
+    for steps in schedule {
+        let batch: Vec<_> = steps.iter().filter_map(|step| player.write_of(step)).collect();
+        player.commit(&batch);
+        player.compare();
+    }
+    for store in &player.stores {
+        // A random schedule may well strand an execution: it releases without a wake time.
+        let mut findings = store.check().unwrap();
+        findings.retain(|finding| !finding.contains("stranded"));
+        assert_eq!(findings, Vec::<String>::new());
+    }
+}
+
+fn schedule() -> impl Strategy<Value = Vec<Vec<Step>>> {
+    prop::collection::vec(prop::collection::vec(step(), 1..4), 1..40)
+}
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 300,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(config(300))]
 
     #[test]
-    fn memory_and_sqlite_agree(
-        schedule in prop::collection::vec(prop::collection::vec(step(), 1..4), 1..40),
-    ) {
+    fn memory_and_sqlite_agree(schedule in schedule()) {
         let directory = tempfile::tempdir().unwrap();
         let options = SqliteOptions { synchronous: Synchronous::Off, ..SqliteOptions::default() };
         let sqlite = SqliteStore::open(&directory.path().join("random.db"), options).unwrap();
-        let stores: [Box<dyn Store>; 2] = [Box::new(MemoryStore::new()), Box::new(sqlite)];
-        let mut player = Player { stores, views: BTreeMap::new(), now_ms: NOW_MS };
-        player.commit(&[Write::PutProgram(program())]);
-        for number in 0..EXECUTIONS {
-            player.commit(&[create(number, true)]);
-            player.reload(number);
-        }
-        for steps in schedule {
-            let batch: Vec<_> = steps.iter().filter_map(|step| player.write_of(step)).collect();
-            player.commit(&batch);
-            player.compare();
-        }
-        for store in &player.stores {
-            // A random schedule may well strand an execution: it releases without a wake time.
-            let mut findings = store.check().unwrap();
-            findings.retain(|finding| !finding.contains("stranded"));
-            prop_assert_eq!(findings, Vec::<String>::new());
-        }
+        play(Box::new(sqlite), schedule);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(60))]
+
+    #[test]
+    fn memory_and_postgres_agree(schedule in schedule()) {
+        let Some(server) = postgres::server() else { return Ok(()) };
+        let options = PostgresOptions::parse(&server.new_database()).unwrap();
+        play(Box::new(PostgresStore::open(&options).unwrap()), schedule);
     }
 }

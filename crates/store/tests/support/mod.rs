@@ -1,4 +1,7 @@
 //! Executions to test stores with.
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+pub(crate) mod postgres;
 
 use std::sync::Arc;
 

@@ -1,0 +1,130 @@
+//! Looking for damage.
+
+use durable_core::{ExecutionId, replay};
+use tokio_postgres::Row;
+
+use super::{
+    error::Outcome,
+    load,
+    session::{Connection, Frame, Statement},
+};
+use crate::{check, rows::parse_id};
+
+/// Most findings of one kind that are reported.
+const MAX_FINDINGS: usize = 100;
+
+/// Looks for damage, the worst first: the journals, the rows, what is stranded.
+pub(super) async fn check(connection: &Connection<'_>) -> Outcome<Vec<String>> {
+    let sql = [GAPS, UNFINISHED, ORPHANS, INBOXES, STRANDED];
+    let statements = sql.map(|sql| Statement::new(sql, Vec::new()));
+    let answers = connection.run(Frame::Read, &statements).await?;
+    let [gaps, unfinished, orphans, inboxes, stranded] = &answers[..] else {
+        return Ok(Vec::new());
+    };
+    let mut findings = Vec::new();
+    for row in gaps {
+        let (id, next, count): (&str, i64, i64) = (row.get(0), row.get(1), row.get(2));
+        findings.push(format!(
+            "execution {id}: the journal holds {count} events, its row counts {}",
+            next - 1
+        ));
+    }
+    findings.extend(folded_journals(connection, unfinished).await?);
+    for row in orphans {
+        let (table, id): (&str, &str) = (row.get(0), row.get(1));
+        findings.push(format!("{table} holds rows of execution {id}, which does not exist"));
+    }
+    for row in inboxes {
+        let (id, counted, found): (&str, i64, i64) = (row.get(0), row.get(1), row.get(2));
+        findings.push(format!(
+            "execution {id}: its inbox holds {found} calls, its row counts {counted}"
+        ));
+    }
+    for row in stranded {
+        let id: &str = row.get(0);
+        findings.push(format!(
+            "execution {id} is stranded, nobody holds it and nothing will wake it: \
+             UPDATE executions SET wake_at = now() WHERE id = '{id}'"
+        ));
+    }
+    Ok(findings)
+}
+
+/// Compares the journals of executions that have not ended with their rows.
+async fn folded_journals(connection: &Connection<'_>, rows: &[Row]) -> Outcome<Vec<String>> {
+    let mut findings = Vec::new();
+    for row in rows {
+        let text: &str = row.get(0);
+        let finding = match parse_id(text) {
+            Ok(id) => match difference(connection, id).await {
+                Ok(finding) => finding,
+                Err(fault) if fault.is_of_one_member() => {
+                    Some(durable_core::Error::from(fault).to_string())
+                }
+                Err(fault) => return Err(fault),
+            },
+            Err(error) => Some(error.to_string()),
+        };
+        findings.extend(finding.map(|finding| format!("execution {text}: {finding}")));
+        if findings.len() >= MAX_FINDINGS {
+            break;
+        }
+    }
+    Ok(findings)
+}
+
+async fn difference(connection: &Connection<'_>, id: ExecutionId) -> Outcome<Option<String>> {
+    // The state and the journal are read one after the other: when a worker has written in between
+    // they are read again.
+    for _ in 0..3 {
+        let found = load::load(connection, Frame::Read, &[id]).await?.into_iter().next();
+        let Some((_, loaded)) = found else { return Ok(None) };
+        let loaded = loaded?;
+        let journal = load::journal(connection, id, 0, usize::MAX).await?;
+        let last = journal.last().map_or(0, |recorded| recorded.sequence);
+        if last + 1 > loaded.execution.next_sequence {
+            continue;
+        }
+        let folded = replay::fold(id, &journal)?;
+        return Ok(
+            (folded != loaded.execution).then(|| check::difference(&folded, &loaded.execution))
+        );
+    }
+    Ok(None)
+}
+
+const UNFINISHED: &str =
+    "SELECT id FROM executions WHERE completed_at IS NULL ORDER BY id LIMIT 10000";
+
+const GAPS: &str = "
+SELECT e.id, e.next_sequence, count(v.sequence) FROM executions e
+LEFT JOIN execution_events v ON v.execution_id = e.id
+GROUP BY e.id
+HAVING count(v.sequence) <> e.next_sequence - 1
+    OR coalesce(max(v.sequence), 0) <> e.next_sequence - 1
+ORDER BY e.id LIMIT 100";
+
+const ORPHANS: &str = "
+SELECT DISTINCT kind, id FROM (
+    SELECT 'execution_steps' AS kind, execution_id AS id FROM execution_steps
+    UNION ALL SELECT 'execution_events', execution_id FROM execution_events
+    UNION ALL SELECT 'execution_state', execution_id FROM execution_state
+    UNION ALL SELECT 'execution_locks', execution_id FROM execution_locks
+) held
+WHERE NOT EXISTS (SELECT FROM executions e WHERE e.id = held.id)
+ORDER BY kind, id LIMIT 100";
+
+const INBOXES: &str = "
+SELECT e.id, e.inbox, count(s.id) FROM executions e
+LEFT JOIN execution_steps s
+    ON s.execution_id = e.id AND NOT s.applied AND s.status IN ('SUCCESS', 'FAILED')
+WHERE e.status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED')
+GROUP BY e.id HAVING e.inbox <> count(s.id)
+ORDER BY e.id LIMIT 100";
+
+const STRANDED: &str = "
+SELECT e.id FROM executions e
+WHERE e.status IN ('SCHEDULED', 'RUNNING', 'WAITING')
+  AND e.wake_at IS NULL AND e.inbox = 0 AND e.control IS NULL
+  AND NOT EXISTS (SELECT FROM execution_locks l WHERE l.execution_id = e.id)
+ORDER BY e.id LIMIT 100";

@@ -1,0 +1,569 @@
+//! What a batch writes: its members as columns of a few statements.
+//!
+//! Every statement ends the transaction unless it writes as many rows as it has to, so that all of
+//! them can be sent at once, with the `COMMIT`.
+
+use std::collections::HashMap;
+
+use durable_core::{
+    CallId, ExecutionId, Failure, Lease, Outcome, Payload, Result, Transition, UnixMs,
+};
+
+use super::{
+    load::locking,
+    session::Statement,
+    value::{Columns, Text, Value},
+};
+use crate::{
+    NewExecution, Write,
+    control::{clears_control, moot_control},
+    rows::{Closing, TransitionRows},
+};
+
+/// Members that are written side by side, each kind of row by one statement. Members that concern
+/// the same execution are of different kinds, in the order in which the kinds are written.
+#[derive(Default)]
+pub(super) struct Wave {
+    /// The last kind of member for each execution.
+    last: HashMap<ExecutionId, u8>,
+    programs: Columns,
+    creations: Columns,
+    leases: Columns,
+    advances: Columns,
+    events: Columns,
+    new_calls: Columns,
+    retries: Columns,
+    completions: Columns,
+    failures: Columns,
+    firings: Columns,
+    taken_in: Columns,
+    cancellations: Columns,
+    snapshots: Columns,
+    ends: Columns,
+    given_back: Columns,
+    jobs: Columns,
+    reports: Columns,
+    releases: Columns,
+}
+
+/// The order in which kinds of members are written, and the execution that a member concerns.
+/// `None` for members that are not written in waves.
+pub(super) fn place(write: &Write) -> Option<(u8, Option<ExecutionId>)> {
+    match write {
+        Write::PutProgram(_) => Some((0, None)),
+        Write::Create(new) => Some((1, Some(new.id))),
+        Write::Transition(transition) => Some((2, Some(transition.after.id))),
+        Write::NoteJob { execution, .. } => Some((3, Some(*execution))),
+        Write::Report { execution, .. } => Some((4, Some(*execution))),
+        Write::Release { execution, .. } => Some((5, Some(*execution))),
+        Write::PutDictionary { .. }
+        | Write::Claim { .. }
+        | Write::ClaimOne { .. }
+        | Write::Renew { .. }
+        | Write::Request { .. }
+        | Write::Announce(_)
+        | Write::Withdraw(_)
+        | Write::PutToken(_)
+        | Write::RevokeToken { .. }
+        | Write::Delete { .. } => None,
+    }
+}
+
+/// The statements for members that are all written in waves.
+///
+/// # Errors
+/// `Internal` when something can't be put into words of the database.
+pub(super) fn statements(members: &[Write]) -> Result<Vec<Statement>> {
+    let mut statements = Vec::new();
+    let mut wave = Wave::default();
+    for member in members {
+        let Some((kind, execution)) = place(member) else { continue };
+        let is_later = match execution {
+            Some(execution) => wave.last.get(&execution).is_some_and(|last| *last >= kind),
+            None => !wave.creations.is_empty(),
+        };
+        if is_later {
+            std::mem::take(&mut wave).finish(&mut statements);
+        }
+        if let Some(execution) = execution {
+            wave.last.insert(execution, kind);
+        }
+        wave.add(member)?;
+    }
+    wave.finish(&mut statements);
+    Ok(statements)
+}
+
+impl Wave {
+    fn add(&mut self, member: &Write) -> Result<()> {
+        match member {
+            Write::PutProgram(program) => {
+                self.programs.push([
+                    Value::text(program.id().as_str()),
+                    Value::Text(Some(program.to_json())),
+                ]);
+            }
+            Write::Create(new) => self.create(new),
+            Write::Transition(transition) => self.transition(transition)?,
+            Write::NoteJob { execution, lease, call, job_id } => {
+                let [id, owner, epoch] = held(*execution, lease);
+                self.jobs.push([id, owner, epoch, (*call).into(), Value::text(job_id)]);
+            }
+            Write::Report { execution, call, outcome, now_ms } => {
+                self.report(*execution, *call, outcome, *now_ms);
+            }
+            Write::Release { execution, lease, wake_at_ms } => {
+                let [id, owner, epoch] = held(*execution, lease);
+                self.releases.push([id, owner, epoch, Value::maybe_at(*wake_at_ms)]);
+            }
+            _ => debug_assert!(false, "no member of a wave: {member:?}"),
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, new: &NewExecution) {
+        let (epoch, wake_at_ms) = match new.lease {
+            Some(_) => (1_u64, None),
+            None => (0, Some(new.created_at_ms)),
+        };
+        let labels = &new.labels;
+        let tags: Vec<_> = labels.tags.iter().map(|tag| Text::stored(tag)).collect();
+        let tags = (!tags.is_empty()).then(|| serde_json::json!(tags).to_string());
+        let id = Value::Text(Some(new.id.to_string()));
+        self.creations.push([
+            id.clone(),
+            Value::text(&new.workflow_id),
+            Value::text(new.program.as_str()),
+            Value::json(&new.inputs),
+            Value::maybe_text(new.idempotency_key.as_deref()),
+            epoch.into(),
+            Value::maybe_at(wake_at_ms),
+            Value::at(new.created_at_ms),
+            Value::text(&labels.namespace),
+            Value::text(&labels.queue),
+            Value::Text(tags),
+        ]);
+        if let Some((owner, expires_at_ms)) = &new.lease {
+            self.leases.push([
+                id,
+                Value::text(owner.as_str()),
+                Value::at(new.created_at_ms),
+                Value::at(*expires_at_ms),
+            ]);
+        }
+    }
+
+    fn report(&mut self, id: ExecutionId, call: CallId, outcome: &Outcome, now_ms: UnixMs) {
+        let (status, result, failure) = match outcome {
+            Outcome::Completed(result) => ("SUCCESS", Some(result), None),
+            Outcome::Failed(failure) => ("FAILED", None, Some(failure)),
+        };
+        let [error_type, error, traceback] = error_columns(failure);
+        self.reports.push([
+            Value::Text(Some(id.to_string())),
+            call.into(),
+            Value::text(status),
+            result.map_or(Value::Text(None), Value::json),
+            error_type,
+            error,
+            traceback,
+            Value::at(now_ms),
+        ]);
+    }
+
+    fn transition(&mut self, transition: &Transition) -> Result<()> {
+        let rows = TransitionRows::of(transition)?;
+        let id = rows.id().to_string();
+        self.advance(&id, &rows);
+        let at = || Value::at(transition.at_ms);
+        let text = || Value::Text(Some(id.clone()));
+        for event in &rows.events {
+            self.events.push([
+                text(),
+                event.sequence.into(),
+                transition.after.version.into(),
+                Value::text(event.event_type),
+                Value::Text(Some(event.payload.clone())),
+                at(),
+            ]);
+        }
+        self.calls(&id, &rows);
+        if !transition.cancelled.is_empty() {
+            self.cancellations.push([text(), at()]);
+        }
+        let after = &transition.after;
+        if let Some(snapshot) = &transition.snapshot {
+            self.snapshots.push([
+                text(),
+                Value::Bytes(Some(snapshot.0.to_vec())),
+                after.closed_calls.into(),
+                (after.next_sequence - 1).into(),
+                at(),
+            ]);
+        } else if after.status.is_terminal() {
+            // People read current_step; it need not be right before the end.
+            self.ends.push([text(), after.closed_calls.into(), at()]);
+        }
+        if rows.gives_lease_back() {
+            self.given_back.push([text()]);
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, id: &str, rows: &TransitionRows<'_>) {
+        let (transition, end) = (rows.transition, &rows.end);
+        let after = &transition.after;
+        let ended = after.status.is_terminal();
+        let [error_type, _, traceback] = error_columns(end.failure);
+        self.advances.push([
+            Value::Text(Some(id.to_owned())),
+            transition.expected_version.into(),
+            transition.first_sequence.into(),
+            Value::text(transition.lease.owner.as_str()),
+            transition.lease.epoch.into(),
+            after.version.into(),
+            after.next_sequence.into(),
+            Value::text(after.status.as_stored()),
+            Value::maybe_at(rows.wake_at_ms()),
+            after.requested_calls.into(),
+            after.groups.into(),
+            after.closed_calls.into(),
+            Value::Flag(ended),
+            (transition.inbox_taken.len() as u64).into(),
+            Value::Flag(clears_control(transition)),
+            Value::text(moot_control(after.status).as_stored()),
+            Value::maybe_at(end.started_at_ms),
+            Value::maybe_at(ended.then_some(transition.at_ms)),
+            end.output.map_or(Value::Text(None), Value::json),
+            Value::Flag(end.sets_error),
+            error_type,
+            Value::maybe_text(end.message()),
+            traceback,
+            Value::Number(end.failure.and_then(|failure| failure.cause_call).map(i64::from)),
+        ]);
+    }
+
+    fn calls(&mut self, id: &str, rows: &TransitionRows<'_>) {
+        let at = || Value::at(rows.transition.at_ms);
+        let text = || Value::Text(Some(id.to_owned()));
+        let json = |payload: Option<&Payload>| payload.map_or(Value::Text(None), Value::json);
+        for row in &rows.new_calls {
+            let position = row.call.new.position;
+            self.new_calls.push([
+                text(),
+                row.call.id().into(),
+                row.call.order.into(),
+                Value::Text(Some(format!("{id}:{}", row.call.group))),
+                Value::text(row.kind),
+                Value::text(row.call.name()),
+                Value::maybe_text(row.function),
+                json(row.args),
+                json(row.kwargs),
+                Value::Text(row.options.clone()),
+                position.line.into(),
+                position.column.into(),
+                Value::Number(row.delay_ms),
+                Value::maybe_at(row.call.due_ms),
+                at(),
+            ]);
+        }
+        for (call, (attempt, failure, due_ms)) in &rows.retries {
+            let [error_type, error, traceback] = error_columns(Some(failure));
+            self.retries.push([
+                text(),
+                (*call).into(),
+                (*attempt).into(),
+                Value::at(*due_ms),
+                error_type,
+                error,
+                traceback,
+            ]);
+        }
+        for (call, closing) in &rows.closings {
+            let call = Value::from(*call);
+            match closing {
+                Closing::Completed { attempt, result } => {
+                    let result = Value::json(result);
+                    self.completions.push([text(), call, (*attempt).into(), at(), result]);
+                }
+                Closing::Failed { attempt, failure } => {
+                    let [error_type, error, traceback] = error_columns(Some(failure));
+                    let attempt = (*attempt).into();
+                    self.failures.push([text(), call, attempt, at(), error_type, error, traceback]);
+                }
+                Closing::Fired => self.firings.push([text(), call, at()]),
+                Closing::TakenIn(status) => {
+                    let status = status.map(|status| status.as_stored());
+                    self.taken_in.push([text(), call, Value::maybe_text(status)]);
+                }
+            }
+        }
+    }
+
+    /// The statements of this wave, in order.
+    fn finish(self, statements: &mut Vec<Statement>) {
+        if !self.programs.is_empty() {
+            statements.push(Statement::new(PUT_PROGRAMS, self.programs.into_values()));
+        }
+        // A single transition locks its row itself.
+        if self.last.len() > 1 || self.advances.is_empty() && !self.last.is_empty() {
+            statements.push(locking(self.last.keys().copied()));
+        }
+        for (sql, columns) in [
+            (CREATE, self.creations),
+            (PUT_LEASES, self.leases),
+            (ADVANCE, self.advances),
+            (INSERT_EVENTS, self.events),
+            (INSERT_CALLS, self.new_calls),
+            (RETRY_CALLS, self.retries),
+            (COMPLETE_CALLS, self.completions),
+            (FAIL_CALLS, self.failures),
+            (FIRE_TIMERS, self.firings),
+            (TAKE_IN, self.taken_in),
+        ] {
+            if !columns.is_empty() {
+                statements.push(Statement::of_rows(sql, columns));
+            }
+        }
+        for (sql, columns) in [
+            (CANCEL_CALLS, self.cancellations),
+            (PUT_SNAPSHOTS, self.snapshots),
+            (END_STATES, self.ends),
+            (GIVE_BACK, self.given_back),
+        ] {
+            if !columns.is_empty() {
+                statements.push(Statement::new(sql, columns.into_values()));
+            }
+        }
+        for (sql, columns) in [(NOTE_JOBS, self.jobs), (REPORT, self.reports)] {
+            if !columns.is_empty() {
+                statements.push(Statement::of_rows(sql, columns));
+            }
+        }
+        if !self.releases.is_empty() {
+            statements.push(Statement::new(RELEASE, self.releases.into_values()));
+        }
+    }
+}
+
+/// What names a lease.
+fn held(id: ExecutionId, lease: &Lease) -> [Value; 3] {
+    [Value::Text(Some(id.to_string())), Value::text(lease.owner.as_str()), lease.epoch.into()]
+}
+
+/// Type, message and traceback.
+fn error_columns(failure: Option<&Failure>) -> [Value; 3] {
+    [
+        Value::maybe_text(failure.map(|failure| failure.error_type.as_str())),
+        Value::maybe_text(failure.map(|failure| failure.message.as_str())),
+        Value::maybe_text(failure.and_then(|failure| failure.traceback.as_deref())),
+    ]
+}
+
+const PUT_PROGRAMS: &str = "
+INSERT INTO programs (id, definition)
+SELECT id, definition::json FROM unnest($1::text[], $2::text[]) AS new (id, definition)
+ON CONFLICT (id) DO NOTHING";
+
+// An id or a key that is taken is an error of its own.
+const CREATE: &str = "
+WITH made AS (
+    INSERT INTO executions (id, workflow_id, program_id, input_payload, idempotency_key,
+        lease_epoch, wake_at, created_at, namespace, queue, tags)
+    SELECT new.id, new.workflow_id, new.program_id, new.inputs::json, new.key, new.epoch,
+        new.wake_at, new.created_at, new.namespace, new.queue, new.tags::jsonb
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],
+            $7::timestamptz[], $8::timestamptz[], $9::text[], $10::text[], $11::text[])
+        AS new (id, workflow_id, program_id, inputs, key, epoch, wake_at, created_at, namespace,
+            queue, tags)
+    JOIN programs p ON p.id = new.program_id
+    RETURNING 1
+) SELECT durable_require(count(*), $12) FROM made";
+
+const PUT_LEASES: &str = "
+WITH made AS (
+    INSERT INTO execution_locks (execution_id, locked_by, acquired_at, expires_at, epoch)
+    SELECT id, owner, at, expires_at, 1
+    FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[])
+        AS new (id, owner, at, expires_at)
+    RETURNING 1
+) SELECT durable_require(count(*), $5) FROM made";
+
+// The epoch is compared in the execution's own row, which is locked: a lease that was taken over
+// in this very moment is seen.
+const ADVANCE: &str = "
+WITH made AS (
+    UPDATE executions e SET
+        version = new.version, next_sequence = new.next_sequence, status = new.status,
+        wake_at = new.wake_at, requested_calls = new.requested_calls,
+        resume_groups = new.resume_groups, closed_calls = new.closed_calls,
+        inbox = CASE WHEN new.ended THEN 0 ELSE greatest(e.inbox - new.taken, 0) END,
+        control = CASE WHEN new.clear_control OR e.control = new.moot_control THEN NULL
+                  ELSE e.control END,
+        control_reason = CASE WHEN new.clear_control OR e.control = new.moot_control THEN NULL
+                         ELSE e.control_reason END,
+        started_at = coalesce(e.started_at, new.started_at), completed_at = new.completed_at,
+        output_payload = new.output::json,
+        error_type = CASE WHEN new.set_error THEN new.error_type ELSE e.error_type END,
+        error = CASE WHEN new.set_error THEN new.error ELSE e.error END,
+        error_traceback = CASE WHEN new.set_error THEN new.error_traceback
+                          ELSE e.error_traceback END,
+        error_call = CASE WHEN new.set_error THEN new.error_call ELSE e.error_call END
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],
+            $7::bigint[], $8::text[], $9::timestamptz[], $10::bigint[], $11::bigint[],
+            $12::bigint[], $13::boolean[], $14::bigint[], $15::boolean[], $16::text[],
+            $17::timestamptz[], $18::timestamptz[], $19::text[], $20::boolean[], $21::text[],
+            $22::text[], $23::text[], $24::bigint[])
+        AS new (id, expected_version, first_sequence, owner, epoch, version, next_sequence, status,
+            wake_at, requested_calls, resume_groups, closed_calls, ended, taken, clear_control,
+            moot_control, started_at, completed_at, output, set_error, error_type, error,
+            error_traceback, error_call)
+    JOIN execution_locks l
+        ON l.execution_id = new.id AND l.locked_by = new.owner AND l.epoch = new.epoch
+    WHERE e.id = new.id AND e.version = new.expected_version
+      AND e.next_sequence = new.first_sequence AND e.lease_epoch = new.epoch
+    RETURNING 1
+) SELECT durable_require(count(*), $25) FROM made";
+
+const INSERT_EVENTS: &str = "
+WITH made AS (
+    INSERT INTO execution_events (execution_id, sequence, transition_number, event_type,
+        event_payload, timestamp)
+    SELECT id, sequence, transition, event_type, payload::json, at
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::timestamptz[])
+        AS new (id, sequence, transition, event_type, payload, at)
+    RETURNING 1
+) SELECT durable_require(count(*), $7) FROM made";
+
+// Calls are handed out as soon as the transition has committed: that is when they start.
+const INSERT_CALLS: &str = r#"
+WITH made AS (
+    INSERT INTO execution_steps (execution_id, call_id, step_order, resume_group_id, kind,
+        step_name, function, args, kwargs, options, line, "column", delay_ms, due_at, created_at,
+        started_at)
+    SELECT id, call, step_order, resume_group, kind, name, function, args::json, kwargs::json,
+        options::json, line, col, delay_ms, due_at, at, at
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[],
+            $7::text[], $8::text[], $9::text[], $10::text[], $11::bigint[], $12::bigint[],
+            $13::bigint[], $14::timestamptz[], $15::timestamptz[])
+        AS new (id, call, step_order, resume_group, kind, name, function, args, kwargs, options,
+            line, col, delay_ms, due_at, at)
+    RETURNING 1
+) SELECT durable_require(count(*), $16) FROM made"#;
+
+const RETRY_CALLS: &str = "
+WITH made AS (
+    UPDATE execution_steps s SET status = 'PENDING', attempts = new.attempt + 1,
+        retry_count = new.attempt, due_at = new.due_at, job_id = NULL,
+        error_type = new.error_type, error = new.error, error_traceback = new.error_traceback
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[],
+            $7::text[])
+        AS new (id, call, attempt, due_at, error_type, error, error_traceback)
+    WHERE s.execution_id = new.id AND s.call_id = new.call
+      AND s.status IN ('PENDING', 'SUBMITTED')
+    RETURNING 1
+) SELECT durable_require(count(*), $8) FROM made";
+
+const COMPLETE_CALLS: &str = "
+WITH made AS (
+    UPDATE execution_steps s SET status = 'SUCCESS', applied = true, attempts = new.attempt,
+        retry_count = greatest(new.attempt - 1, 0), due_at = NULL, completed_at = new.at,
+        result = new.result::json, error_type = NULL, error = NULL, error_traceback = NULL
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[])
+        AS new (id, call, attempt, at, result)
+    WHERE s.execution_id = new.id AND s.call_id = new.call
+      AND s.status IN ('PENDING', 'SUBMITTED')
+    RETURNING 1
+) SELECT durable_require(count(*), $6) FROM made";
+
+const FAIL_CALLS: &str = "
+WITH made AS (
+    UPDATE execution_steps s SET status = 'FAILED', applied = true, attempts = new.attempt,
+        retry_count = greatest(new.attempt - 1, 0), due_at = NULL, completed_at = new.at,
+        error_type = new.error_type, error = new.error, error_traceback = new.error_traceback
+    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[],
+            $7::text[])
+        AS new (id, call, attempt, at, error_type, error, error_traceback)
+    WHERE s.execution_id = new.id AND s.call_id = new.call
+      AND s.status IN ('PENDING', 'SUBMITTED')
+    RETURNING 1
+) SELECT durable_require(count(*), $8) FROM made";
+
+const FIRE_TIMERS: &str = "
+WITH made AS (
+    UPDATE execution_steps s SET status = 'SUCCESS', applied = true, completed_at = new.at
+    FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS new (id, call, at)
+    WHERE s.execution_id = new.id AND s.call_id = new.call
+      AND s.status IN ('PENDING', 'SUBMITTED')
+    RETURNING 1
+) SELECT durable_require(count(*), $4) FROM made";
+
+const TAKE_IN: &str = "
+WITH made AS (
+    UPDATE execution_steps s SET applied = true,
+        due_at = CASE WHEN s.kind = 'timer' THEN s.due_at END
+    FROM unnest($1::text[], $2::bigint[], $3::text[]) AS new (id, call, status)
+    WHERE s.execution_id = new.id AND s.call_id = new.call AND NOT s.applied
+      AND s.status IN ('SUCCESS', 'FAILED') AND (new.status IS NULL OR s.status = new.status)
+    RETURNING 1
+) SELECT durable_require(count(*), $4) FROM made";
+
+// Cancels what an end leaves open; nobody will take in what came from outside since.
+const CANCEL_CALLS: &str = "
+UPDATE execution_steps s SET
+    status = CASE WHEN s.status IN ('PENDING', 'SUBMITTED') THEN 'CANCELLED' ELSE s.status END,
+    due_at = CASE WHEN s.kind = 'timer' THEN s.due_at END,
+    completed_at = coalesce(s.completed_at, new.at), applied = true
+FROM unnest($1::text[], $2::timestamptz[]) AS new (id, at)
+WHERE s.execution_id = new.id AND NOT s.applied";
+
+const PUT_SNAPSHOTS: &str = "
+INSERT INTO execution_state (execution_id, state_snapshot, current_step, position, updated_at)
+SELECT * FROM unnest($1::text[], $2::bytea[], $3::bigint[], $4::bigint[], $5::timestamptz[])
+ON CONFLICT (execution_id) DO UPDATE SET state_snapshot = excluded.state_snapshot,
+    current_step = excluded.current_step, position = excluded.position,
+    updated_at = excluded.updated_at";
+
+const END_STATES: &str = "
+UPDATE execution_state s SET current_step = new.step, updated_at = new.at
+FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS new (id, step, at)
+WHERE s.execution_id = new.id";
+
+const GIVE_BACK: &str = "DELETE FROM execution_locks WHERE execution_id = ANY($1)";
+
+const NOTE_JOBS: &str = "
+WITH made AS (
+    UPDATE execution_steps s SET status = 'SUBMITTED', job_id = new.job
+    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[])
+        AS new (id, owner, epoch, call, job)
+    JOIN execution_locks l
+        ON l.execution_id = new.id AND l.locked_by = new.owner AND l.epoch = new.epoch
+    WHERE s.execution_id = new.id AND s.call_id = new.call AND s.kind <> 'timer'
+      AND s.status IN ('PENDING', 'SUBMITTED')
+    RETURNING 1
+) SELECT durable_require(count(*), $6) FROM made";
+
+// A trigger of the schema puts what is closed so into the inbox. Attempt and due time stay: they
+// belong to the state of the execution, in which the call is open until it is taken in.
+const REPORT: &str = "
+WITH made AS (
+    UPDATE execution_steps s SET status = new.status, result = new.result::json,
+        error_type = new.error_type, error = new.error, error_traceback = new.error_traceback,
+        completed_at = new.at
+    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
+            $7::text[], $8::timestamptz[])
+        AS new (id, call, status, result, error_type, error, error_traceback, at)
+    JOIN executions e ON e.id = new.id AND e.status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED')
+    WHERE s.execution_id = new.id AND s.call_id = new.call AND s.kind <> 'timer'
+      AND s.status IN ('PENDING', 'SUBMITTED')
+    RETURNING 1
+) SELECT durable_require(count(*), $9) FROM made";
+
+const RELEASE: &str = "
+WITH gone AS (
+    DELETE FROM execution_locks l
+    USING unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[])
+        AS new (id, owner, epoch, wake_at)
+    WHERE l.execution_id = new.id AND l.locked_by = new.owner AND l.epoch = new.epoch
+    RETURNING l.execution_id, new.wake_at
+) UPDATE executions e SET wake_at = gone.wake_at FROM gone WHERE e.id = gone.execution_id";

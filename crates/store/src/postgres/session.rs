@@ -1,0 +1,339 @@
+//! Connections, and sending them many statements at once.
+//!
+//! All statements of a transaction, from `BEGIN` to `COMMIT`, usually travel together and are
+//! answered together: one round trip.
+
+use std::{
+    borrow::Cow,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+    thread::Thread,
+    time::Duration,
+};
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Timeouts};
+use durable_core::{Error, Result};
+use tokio::runtime::{Builder, Runtime};
+use tokio_postgres::Row;
+
+use super::{
+    PostgresOptions,
+    error::{Fault, Outcome, from_pool, unavailable},
+    tls,
+    value::{Columns, Value},
+};
+
+/// Most connections that are open at once: one commits, the others read.
+const MAX_CONNECTIONS: usize = 8;
+/// The parameter that only a session of our own keeps. The statements are made for arrays of any
+/// length: planning each afresh would cost more than running it.
+const SESSION_MARK: &str = "force_generic_plan";
+
+/// A statement with its parameters.
+#[derive(Clone)]
+pub(super) struct Statement {
+    sql: Cow<'static, str>,
+    values: Vec<Value>,
+}
+
+impl Statement {
+    pub(super) fn new(sql: &'static str, values: Vec<Value>) -> Self {
+        Self { sql: Cow::Borrowed(sql), values }
+    }
+
+    /// One whose text depends on what is asked; there are few of them.
+    pub(super) fn made(sql: String, values: Vec<Value>) -> Self {
+        Self { sql: Cow::Owned(sql), values }
+    }
+
+    /// One that ends with the parameter `$n`, how many rows are to be written.
+    pub(super) fn of_rows(sql: &'static str, columns: Columns) -> Self {
+        let count = columns.len() as u64;
+        let mut values = columns.into_values();
+        values.push(count.into());
+        Self::new(sql, values)
+    }
+}
+
+/// The way to the database: a pool of connections and the threads that serve them.
+pub(super) struct Sessions {
+    /// `None` only while it is dropped.
+    runtime: Option<Runtime>,
+    pool: Pool,
+    /// Whether statements may stay prepared: not when a pooler gives every transaction another
+    /// session.
+    prepares: AtomicBool,
+    /// Whether sessions are ours, with no pooler in between.
+    are_own: bool,
+    /// What a transaction begins with.
+    begin: String,
+    begin_read: String,
+    reply_timeout: Duration,
+}
+
+impl Sessions {
+    /// Makes the pool; the first connection tells what lies between.
+    pub(super) fn open(options: &PostgresOptions) -> Outcome<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("durable-postgres")
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                Error::unavailable(format!("can't start a thread for Postgres: {error}"))
+            })?;
+        let tls = tls::connector(options)?;
+        let pool = |with_session: bool| {
+            let manager = Manager::from_config(
+                options.connection(with_session),
+                tls.clone(),
+                ManagerConfig { recycling_method: RecyclingMethod::Fast },
+            );
+            let wait = Some(options.connect_timeout);
+            let timeouts = Timeouts { wait, create: wait, recycle: wait };
+            Pool::builder(manager)
+                .max_size(MAX_CONNECTIONS)
+                .timeouts(timeouts)
+                .runtime(deadpool_postgres::Runtime::Tokio1)
+                .build()
+                .map_err(|error| Error::internal(format!("no pool of connections: {error}")))
+        };
+        let mut sessions = Self {
+            runtime: Some(runtime),
+            pool: pool(true)?,
+            prepares: AtomicBool::new(false),
+            are_own: true,
+            begin: options.begin(true),
+            begin_read: options.begin_read(true),
+            reply_timeout: options.statement_timeout + options.connect_timeout,
+        };
+        let is_own = sessions.block_on(sessions.is_own_session())?;
+        if !is_own {
+            tracing::info!("a pooler stands before Postgres: no session state is used");
+            sessions.pool = pool(false)?;
+            sessions.are_own = false;
+            sessions.begin = options.begin(false);
+            sessions.begin_read = options.begin_read(false);
+        }
+        sessions.prepares = AtomicBool::new(options.prepare.unwrap_or(is_own));
+        Ok(sessions)
+    }
+
+    /// Whether what a session is told stays with us. PgBouncer refuses the parameter, or forgets it.
+    async fn is_own_session(&self) -> Outcome<bool> {
+        let connection = match self.pool.get().await.map_err(from_pool) {
+            Err(Fault::Broken(error) | Fault::Failed(error))
+                if error.to_string().contains("unsupported startup parameter") =>
+            {
+                return Ok(false);
+            }
+            connection => connection?,
+        };
+        let row = connection.query_typed("SELECT current_setting('plan_cache_mode')", &[]).await?;
+        Ok(row.first().is_some_and(|row| row.get::<_, &str>(0) == SESSION_MARK))
+    }
+
+    /// Whether sessions are ours: then one can listen.
+    pub(super) fn are_own(&self) -> bool {
+        self.are_own
+    }
+
+    pub(super) fn runtime(&self) -> Result<&Runtime> {
+        self.runtime.as_ref().ok_or_else(|| Error::unavailable("the store is closed"))
+    }
+
+    /// Waits for a future on this thread, also when the thread belongs to another runtime.
+    pub(super) fn block_on<T>(&self, future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+        let _context = self.runtime()?.enter();
+        block_on(future)
+    }
+
+    /// A connection that works, as far as is known.
+    pub(super) async fn connection(&self) -> Outcome<Connection<'_>> {
+        let object = self.pool.get().await.map_err(from_pool)?;
+        Ok(Connection { object, sessions: self })
+    }
+
+    /// No statement is kept prepared any more.
+    pub(super) fn stop_preparing(&self) {
+        if self.prepares.swap(false, Ordering::Relaxed) {
+            tracing::info!("Postgres forgets prepared statements: none is kept any more");
+        }
+    }
+}
+
+impl Drop for Sessions {
+    fn drop(&mut self) {
+        // Not waiting: the store may be dropped on a thread of another runtime.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A connection out of the pool.
+pub(super) struct Connection<'a> {
+    object: Object,
+    sessions: &'a Sessions,
+}
+
+/// Where in a transaction a pipeline stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Frame {
+    /// All of it: from `BEGIN` to `COMMIT`.
+    Whole,
+    /// All of it, and it writes nothing: one consistent state is seen.
+    Read,
+    /// Its beginning.
+    Begin,
+    /// A part of it, or statements that stand alone.
+    Bare,
+    /// Its end.
+    Commit,
+}
+
+impl Connection<'_> {
+    /// Sends all statements, and gives back their rows in order; the first fault if there is one.
+    pub(super) async fn run(
+        &self,
+        frame: Frame,
+        statements: &[Statement],
+    ) -> Outcome<Vec<Vec<Row>>> {
+        let answered =
+            tokio::time::timeout(self.sessions.reply_timeout, self.exchange(frame, statements));
+        match answered.await {
+            Ok(answer) => answer,
+            Err(_) => Err(Fault::Broken(unavailable("no answer", "the connection hangs"))),
+        }
+    }
+
+    async fn exchange(&self, frame: Frame, statements: &[Statement]) -> Outcome<Vec<Vec<Row>>> {
+        let prepared = self.prepare(statements).await?;
+        let client = &*self.object;
+        let simple = |sql: &'static str| -> Reply<'_> {
+            Box::pin(async move { Ok(client.batch_execute(sql).await.map(|()| Vec::new())?) })
+        };
+        let mut replies: Vec<Reply<'_>> = Vec::with_capacity(statements.len() + 2);
+        match frame {
+            Frame::Whole | Frame::Begin => replies.push(self.begin(&self.sessions.begin)),
+            Frame::Read => replies.push(self.begin(&self.sessions.begin_read)),
+            Frame::Bare | Frame::Commit => {}
+        }
+        let skipped = replies.len();
+        for (index, Statement { sql, values }) in statements.iter().enumerate() {
+            let prepared = prepared.get(index);
+            replies.push(Box::pin(async move {
+                Ok(match prepared {
+                    Some(prepared) => {
+                        let values: Vec<_> = values.iter().map(Value::sql).collect();
+                        client.query(prepared, &values).await?
+                    }
+                    None => {
+                        let values: Vec<_> =
+                            values.iter().map(|value| (value.sql(), value.kind())).collect();
+                        client.query_typed(sql, &values).await?
+                    }
+                })
+            }));
+        }
+        if matches!(frame, Frame::Whole | Frame::Read | Frame::Commit) {
+            replies.push(simple("COMMIT"));
+        }
+        let mut rows = Vec::with_capacity(replies.len());
+        for answer in in_order(replies).await {
+            rows.push(answer?);
+        }
+        rows.truncate(skipped + statements.len());
+        Ok(rows.split_off(skipped))
+    }
+
+    fn begin<'a>(&'a self, sql: &'a str) -> Reply<'a> {
+        let client = &*self.object;
+        Box::pin(async move { Ok(client.batch_execute(sql).await.map(|()| Vec::new())?) })
+    }
+
+    /// The prepared statements, or none at all when they are not kept.
+    async fn prepare(&self, statements: &[Statement]) -> Outcome<Vec<tokio_postgres::Statement>> {
+        let mut prepared = Vec::new();
+        if self.sessions.prepares.load(Ordering::Relaxed) {
+            for statement in statements {
+                let kinds: Vec<_> = statement.values.iter().map(Value::kind).collect();
+                prepared.push(self.object.prepare_typed_cached(&statement.sql, &kinds).await?);
+            }
+        }
+        Ok(prepared)
+    }
+
+    /// Sends SQL without parameters.
+    pub(super) async fn simple(&self, sql: &str) -> Outcome<()> {
+        Ok(self.object.batch_execute(sql).await?)
+    }
+
+    /// Ends whatever transaction is open, or the connection.
+    pub(super) async fn roll_back(self) {
+        if self.simple("ROLLBACK").await.is_err() {
+            self.discard();
+        }
+    }
+
+    /// Never to be used again.
+    pub(super) fn discard(self) {
+        drop(Object::take(self.object));
+    }
+}
+
+type Reply<'a> = Pin<Box<dyn Future<Output = Outcome<Vec<Row>>> + Send + 'a>>;
+
+/// Polls the futures in order, so that their requests leave in order, until all are done.
+async fn in_order(mut replies: Vec<Reply<'_>>) -> Vec<Outcome<Vec<Row>>> {
+    let mut answers: Vec<Option<Outcome<Vec<Row>>>> = replies.iter().map(|_| None).collect();
+    // Replies come in order, so that only the first one that is open needs to be asked again.
+    let mut sent = false;
+    let mut first_open = 0;
+    poll_fn(move |context| {
+        for index in first_open..replies.len() {
+            if answers[index].is_none() {
+                match replies[index].as_mut().poll(context) {
+                    Poll::Ready(answer) => answers[index] = Some(answer),
+                    Poll::Pending if sent => return Poll::Pending,
+                    Poll::Pending => {}
+                }
+            }
+            if index == first_open && answers[index].is_some() {
+                first_open += 1;
+            }
+        }
+        sent = true;
+        if first_open < replies.len() {
+            return Poll::Pending;
+        }
+        Poll::Ready(answers.iter_mut().filter_map(Option::take).collect())
+    })
+    .await
+}
+
+/// Wakes a thread that waits for a future.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}

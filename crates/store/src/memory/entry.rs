@@ -1,6 +1,6 @@
 //! One execution in memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use durable_core::{
     Call, CallId, CallStatus, Event, Execution, ExecutionId, Failure, Lease, Outcome, Owner,
@@ -12,6 +12,7 @@ use crate::{
     CallRecord, Control, ExecutionRecord, Loaded, NewExecution,
     control::{clears_control, moot_control},
     refusal,
+    rows::{CallStanding, refuse_calls},
 };
 
 #[derive(Debug)]
@@ -289,7 +290,10 @@ impl Entry {
     /// Commits a transition, or changes nothing.
     pub(super) fn commit(&mut self, transition: &Transition) -> Result<()> {
         self.refuse_if_lost(transition)?;
-        self.refuse_calls(transition)?;
+        refuse_calls(transition, |call| {
+            let stored = self.calls.get(&call)?;
+            Some(CallStanding { status: stored.record.status, reported: stored.reported() })
+        })?;
         for recorded in transition.recorded() {
             self.apply(&recorded, &transition.inbox_taken);
             self.journal.push(recorded);
@@ -332,53 +336,6 @@ impl Entry {
         } else {
             Err(refusal::lease_lost(self.id()))
         }
-    }
-
-    /// Compares the calls that the events speak of with those that are stored.
-    fn refuse_calls(&self, transition: &Transition) -> Result<()> {
-        let id = self.id();
-        let mut new = BTreeSet::new();
-        let mut closed = BTreeSet::new();
-        for event in &transition.events {
-            match event {
-                Event::CallRequested(call) | Event::TimerStarted(call) => {
-                    if self.calls.contains_key(&call.id()) || !new.insert(call.id()) {
-                        return Err(refusal::call_exists(id, call.id()));
-                    }
-                }
-                Event::CallRetrying { call, .. } => {
-                    if !self.is_open(*call) && !new.contains(call) {
-                        return Err(refusal::call_closed(id, *call));
-                    }
-                }
-                _ => {
-                    let Some((call, outcome)) = event.outcome() else { continue };
-                    if !closed.insert(call) {
-                        return Err(refusal::call_closed(id, call));
-                    }
-                    if transition.inbox_taken.contains(&call) {
-                        self.refuse_unless_reported(call, &outcome)?;
-                    } else if !self.is_open(call) && !new.contains(&call) {
-                        return Err(refusal::call_closed(id, call));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn is_open(&self, call: CallId) -> bool {
-        self.calls.get(&call).is_some_and(|call| !call.record.status.is_closed())
-    }
-
-    fn refuse_unless_reported(&self, call: CallId, outcome: &Outcome) -> Result<()> {
-        let reported = self.calls.get(&call).and_then(StoredCall::reported);
-        let same_kind = matches!(
-            (reported, outcome),
-            (Some(Outcome::Completed(_)), Outcome::Completed(_))
-                | (Some(Outcome::Failed(_)), Outcome::Failed(_))
-        );
-        if same_kind { Ok(()) } else { Err(refusal::not_in_inbox(self.id(), call)) }
     }
 
     fn apply(&mut self, recorded: &Recorded, inbox_taken: &[CallId]) {

@@ -76,7 +76,7 @@ async fn transition(connection: &Connection<'_>, lost: &Transition) -> Outcome<W
     if version != lost.expected_version || next_sequence != lost.first_sequence {
         return Err(refusal::outdated(id, lost.expected_version, version).into());
     }
-    if !holds(load::read_lease(row, 2)?.as_ref(), &lost.lease) {
+    if !lost.is_retry() && !holds(load::read_lease(row, 2)?.as_ref(), &lost.lease) {
         return Err(refusal::lease_lost(id).into());
     }
     let calls = load::calls(connection, Frame::Bare, id).await?;

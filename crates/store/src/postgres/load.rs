@@ -11,13 +11,15 @@ use tokio_postgres::Row;
 
 use super::{
     error::Outcome,
-    read,
     session::{Connection, Frame, Statement},
     value::{Columns, Instant, Json, Text, Value},
 };
 use crate::{
     Loaded,
-    rows::{CallRow, ReferredRows, StateRow, StoredCall, StoredEvent, TIMER, failure, parse_id},
+    rows::{
+        CallRow, ReferredRows, StateRow, StoredCall, StoredEvent, TIMER, TakenBacks, failure,
+        parse_id,
+    },
 };
 
 /// Loads executions with the leases that stand in the store, each by itself: one whose rows can't
@@ -85,7 +87,9 @@ impl Parts {
             referred.calls.insert(call.record.id, call);
         }
         (referred.output, referred.failure) = read_end(row, 16)?;
-        let tail = referred.decode(id, read_events(id, &self.tail)?)?;
+        let tail = read_events(id, &self.tail)?;
+        let taken_backs = TakenBacks::of(&tail)?;
+        let tail = referred.decode(id, tail, &taken_backs)?;
         Ok(state.complete(lease, unapplied, snapshot, tail))
     }
 }
@@ -236,9 +240,10 @@ pub(super) async fn journal(
         Statement::new(EVENTS, place()),
         Statement::new(REFERRED_BY, place()),
         Statement::new(ENDS, vec![Value::text(&text)]),
+        Statement::new(RETRIES, vec![Value::text(&text), Value::Number(Some(after))]),
     ];
     let answers = connection.run(Frame::Read, &statements).await?;
-    let [events, calls, ends] = &answers[..] else { return Ok(Vec::new()) };
+    let [events, calls, ends, retries] = &answers[..] else { return Ok(Vec::new()) };
     let mut referred = ReferredRows::default();
     for call in calls {
         let call = read_call(id, call)?;
@@ -247,17 +252,9 @@ pub(super) async fn journal(
     if let Some(end) = ends.first() {
         (referred.output, referred.failure) = read_end(end, 0)?;
     }
-    Ok(referred.decode(id, read_events(id, events)?)?)
-}
-
-/// Locks an execution's row and loads it; for what has to be decided about it.
-pub(super) async fn load_locked(
-    connection: &Connection<'_>,
-    id: ExecutionId,
-) -> Outcome<Option<Loaded>> {
-    lock(connection, &[id]).await?;
-    let found = load(connection, Frame::Bare, &[id]).await?;
-    Ok(found.into_iter().next().map(|(_, loaded)| loaded).transpose()?)
+    // A retry takes back what may stand before the end of this stretch.
+    let taken_backs = TakenBacks::of(&read_events(id, retries)?)?;
+    Ok(referred.decode(id, read_events(id, events)?, &taken_backs)?)
 }
 
 /// Locks the rows of executions, always in the same order: two batches never wait for each other.
@@ -295,7 +292,7 @@ pub(super) async fn status(
     let statement = Statement::new(sql, vec![Value::text(&id.to_string())]);
     let rows = connection.run(Frame::Bare, &[statement]).await?;
     let row = rows.iter().flatten().next();
-    Ok(row.map(|row| Status::from_stored(row.try_get(0)?).map_err(read::fault)).transpose()?)
+    row.map(|row| Ok(Status::from_stored(row.try_get(0)?)?)).transpose()
 }
 
 const LOCK: &str = "SELECT FROM executions WHERE id = ANY($1) ORDER BY id FOR UPDATE";
@@ -364,6 +361,10 @@ const REFERRED: &str = concat!(
     " FROM executions e JOIN execution_events v ON v.execution_id = e.id
       WHERE e.id = ANY($1) AND v.sequence > ",
     after_snapshot!(),
+    ") OR s.execution_id IN (SELECT v.execution_id
+      FROM executions e JOIN execution_events v ON v.execution_id = e.id
+      WHERE e.id = ANY($1) AND v.event_type = 'EXECUTION_RETRIED' AND v.sequence > ",
+    after_snapshot!(),
     ")"
 );
 
@@ -371,12 +372,20 @@ const EVENTS: &str = "
 SELECT execution_id, sequence, transition_number, event_type, event_payload, timestamp
 FROM execution_events WHERE execution_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3";
 
+const RETRIES: &str = "
+SELECT execution_id, sequence, transition_number, event_type, event_payload, timestamp
+FROM execution_events
+WHERE execution_id = $1 AND sequence > $2 AND event_type = 'EXECUTION_RETRIED'";
+
+// A retry refers to many calls; it is rare enough for all of them to be read.
 const REFERRED_BY: &str = concat!(
     calls!(),
-    "WHERE s.execution_id = $1 AND s.call_id IN (SELECT ",
+    "WHERE s.execution_id = $1 AND EXISTS (SELECT FROM (
+            SELECT * FROM execution_events WHERE execution_id = $1 AND sequence > $2
+            ORDER BY sequence LIMIT $3) v
+        WHERE v.event_type = 'EXECUTION_RETRIED' OR s.call_id = ",
     referred_call!(),
-    " FROM (SELECT * FROM execution_events WHERE execution_id = $1 AND sequence > $2
-            ORDER BY sequence LIMIT $3) v)"
+    ")"
 );
 
 const ENDS: &str = "

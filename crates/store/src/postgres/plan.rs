@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use durable_core::{
-    CallId, ExecutionId, Failure, Lease, Outcome, Payload, Result, Transition, UnixMs,
+    CallId, ExecutionId, Failure, Lease, Outcome, Payload, Result, Retried, Transition, UnixMs,
 };
 
 use super::{
@@ -41,6 +41,9 @@ pub(super) struct Wave {
     snapshots: Columns,
     ends: Columns,
     given_back: Columns,
+    dropped: Columns,
+    reopened: Columns,
+    counted: Columns,
     jobs: Columns,
     reports: Columns,
     releases: Columns,
@@ -204,10 +207,31 @@ impl Wave {
             // People read current_step; it need not be right before the end.
             self.ends.push([text(), after.closed_calls.into(), at()]);
         }
+        if let Some(retried) = rows.retried {
+            self.take_back(&id, retried);
+        }
         if rows.gives_lease_back() {
             self.given_back.push([text()]);
         }
         Ok(())
+    }
+
+    fn take_back(&mut self, id: &str, retried: &Retried) {
+        let text = || Value::Text(Some(id.to_owned()));
+        for call in &retried.dropped {
+            self.dropped.push([text(), call.id().into()]);
+        }
+        for call in &retried.open {
+            let is_again = retried.again.iter().any(|(again, _)| *again == call.id());
+            self.reopened.push([
+                text(),
+                call.id().into(),
+                Value::Flag(is_again),
+                call.attempt.into(),
+                Value::maybe_at(call.due_ms),
+            ]);
+        }
+        self.counted.push([text()]);
     }
 
     fn advance(&mut self, id: &str, rows: &TransitionRows<'_>) {
@@ -232,6 +256,8 @@ impl Wave {
             (transition.inbox_taken.len() as u64).into(),
             Value::Flag(clears_control(transition)),
             Value::text(moot_control(after.status).as_stored()),
+            Value::Flag(transition.is_retry()),
+            Value::Flag(after.started),
             Value::maybe_at(end.started_at_ms),
             Value::maybe_at(ended.then_some(transition.at_ms)),
             end.output.map_or(Value::Text(None), Value::json),
@@ -329,6 +355,9 @@ impl Wave {
             (CANCEL_CALLS, self.cancellations),
             (PUT_SNAPSHOTS, self.snapshots),
             (END_STATES, self.ends),
+            (DROP_CALLS, self.dropped),
+            (REOPEN_CALLS, self.reopened),
+            (COUNT_INBOXES, self.counted),
             (GIVE_BACK, self.given_back),
         ] {
             if !columns.is_empty() {
@@ -402,7 +431,8 @@ WITH made AS (
                   ELSE e.control END,
         control_reason = CASE WHEN new.clear_control OR e.control = new.moot_control THEN NULL
                          ELSE e.control_reason END,
-        started_at = coalesce(e.started_at, new.started_at), completed_at = new.completed_at,
+        started_at = CASE WHEN new.started THEN coalesce(e.started_at, new.started_at) END,
+        completed_at = new.completed_at,
         output_payload = new.output::json,
         error_type = CASE WHEN new.set_error THEN new.error_type ELSE e.error_type END,
         error = CASE WHEN new.set_error THEN new.error ELSE e.error END,
@@ -412,18 +442,19 @@ WITH made AS (
     FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],
             $7::bigint[], $8::text[], $9::timestamptz[], $10::bigint[], $11::bigint[],
             $12::bigint[], $13::boolean[], $14::bigint[], $15::boolean[], $16::text[],
-            $17::timestamptz[], $18::timestamptz[], $19::text[], $20::boolean[], $21::text[],
-            $22::text[], $23::text[], $24::bigint[])
+            $17::boolean[], $18::boolean[], $19::timestamptz[], $20::timestamptz[], $21::text[],
+            $22::boolean[], $23::text[], $24::text[], $25::text[], $26::bigint[])
         AS new (id, expected_version, first_sequence, owner, epoch, version, next_sequence, status,
             wake_at, requested_calls, resume_groups, closed_calls, ended, taken, clear_control,
-            moot_control, started_at, completed_at, output, set_error, error_type, error,
+            moot_control, is_retry, started, started_at, completed_at, output, set_error, error_type, error,
             error_traceback, error_call)
-    JOIN execution_locks l
+    LEFT JOIN execution_locks l
         ON l.execution_id = new.id AND l.locked_by = new.owner AND l.epoch = new.epoch
     WHERE e.id = new.id AND e.version = new.expected_version
-      AND e.next_sequence = new.first_sequence AND e.lease_epoch = new.epoch
+      AND e.next_sequence = new.first_sequence
+      AND (new.is_retry OR e.lease_epoch = new.epoch AND l.epoch IS NOT NULL)
     RETURNING 1
-) SELECT durable_require(count(*), $25) FROM made";
+) SELECT durable_require(count(*), $27) FROM made";
 
 const INSERT_EVENTS: &str = "
 WITH made AS (
@@ -528,6 +559,33 @@ const END_STATES: &str = "
 UPDATE execution_state s SET current_step = new.step, updated_at = new.at
 FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS new (id, step, at)
 WHERE s.execution_id = new.id";
+
+const DROP_CALLS: &str = "
+DELETE FROM execution_steps s USING unnest($1::text[], $2::bigint[]) AS old (id, call)
+WHERE s.execution_id = old.id AND s.call_id = old.call";
+
+// What failed with the execution, what its end cancelled and timers run again; what came of the
+// others comes in again.
+const REOPEN_CALLS: &str = "
+UPDATE execution_steps s SET applied = false,
+    (status, attempts, retry_count, due_at, job_id, result, error_type, error, error_traceback,
+     completed_at) = (
+        SELECT 'PENDING', new.attempt, greatest(new.attempt - 1, 0), new.due_at, NULL, NULL::json,
+            NULL, NULL, NULL, NULL::timestamptz
+        WHERE new.again OR s.kind = 'timer' OR s.status = 'CANCELLED'
+        UNION ALL
+        SELECT s.status, s.attempts, s.retry_count, s.due_at, s.job_id, s.result, s.error_type,
+            s.error, s.error_traceback, s.completed_at
+        WHERE NOT (new.again OR s.kind = 'timer' OR s.status = 'CANCELLED'))
+FROM unnest($1::text[], $2::bigint[], $3::boolean[], $4::bigint[], $5::timestamptz[])
+    AS new (id, call, again, attempt, due_at)
+WHERE s.execution_id = new.id AND s.call_id = new.call";
+
+const COUNT_INBOXES: &str = "
+UPDATE executions e SET inbox = (
+    SELECT count(*) FROM execution_steps s
+    WHERE s.execution_id = e.id AND NOT s.applied AND s.status IN ('SUCCESS', 'FAILED'))
+WHERE e.id = ANY($1)";
 
 const GIVE_BACK: &str = "DELETE FROM execution_locks WHERE execution_id = ANY($1)";
 

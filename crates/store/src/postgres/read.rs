@@ -4,7 +4,7 @@ use durable_core::{CallId, Error, ExecutionId, Owner, Payload, ProgramId, Status
 use tokio_postgres::Row;
 
 use super::{
-    error::{Fault, Outcome},
+    error::Outcome,
     load::{payload, text},
     session::{Connection, Frame, Statement},
     value::{Instant, Json, Text, Value},
@@ -13,11 +13,6 @@ use crate::{
     ExecutionRecord, ListFilter, Role, StoredProgram, TokenRecord, WorkerRecord,
     rows::{self, ExecutionRow, parse_id},
 };
-
-/// What can't be read in a row.
-pub(super) fn fault(error: Error) -> Fault {
-    Fault::Refused(error)
-}
 
 async fn ask(
     connection: &Connection<'_>,

@@ -292,27 +292,28 @@ type Reply<'a> = Pin<Box<dyn Future<Output = Outcome<Vec<Row>>> + Send + 'a>>;
 /// Polls the futures in order, so that their requests leave in order, until all are done.
 async fn in_order(mut replies: Vec<Reply<'_>>) -> Vec<Outcome<Vec<Row>>> {
     let mut answers: Vec<Option<Outcome<Vec<Row>>>> = replies.iter().map(|_| None).collect();
-    // Replies come in order, so that only the first one that is open needs to be asked again.
     let mut sent = false;
-    let mut first_open = 0;
+    let mut next = 0;
     poll_fn(move |context| {
-        for index in first_open..replies.len() {
-            if answers[index].is_none() {
-                match replies[index].as_mut().poll(context) {
-                    Poll::Ready(answer) => answers[index] = Some(answer),
-                    Poll::Pending if sent => return Poll::Pending,
-                    Poll::Pending => {}
+        if !sent {
+            sent = true;
+            for (reply, answer) in replies.iter_mut().zip(&mut answers) {
+                if let Poll::Ready(ready) = reply.as_mut().poll(context) {
+                    *answer = Some(ready);
                 }
             }
-            if index == first_open && answers[index].is_some() {
-                first_open += 1;
+        }
+        // Answers come in order: only the first one that is missing is worth asking for.
+        while let Some(answer) = answers.get_mut(next) {
+            if answer.is_none() {
+                match replies[next].as_mut().poll(context) {
+                    Poll::Ready(ready) => *answer = Some(ready),
+                    Poll::Pending => return Poll::Pending,
+                }
             }
+            next += 1;
         }
-        sent = true;
-        if first_open < replies.len() {
-            return Poll::Pending;
-        }
-        Poll::Ready(answers.iter_mut().filter_map(Option::take).collect())
+        Poll::Ready(answers.drain(..).flatten().collect())
     })
     .await
 }

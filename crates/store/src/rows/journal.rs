@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use durable_core::{
     Call, CallId, Error, ExecutionId, Failure, Outcome, Payload, Recorded, Result, UnixMs,
-    wire::{self, Rows},
+    wire::{self, Rows, TakenBack},
 };
 
 use super::StoredCall;
@@ -30,20 +30,52 @@ impl StoredEvent {
         })
     }
 
-    /// The call whose row the event refers to.
-    pub(crate) fn call(&self) -> Option<CallId> {
+    /// The calls whose rows the event refers to.
+    pub(crate) fn calls(&self) -> Vec<CallId> {
+        let call = |value: &serde_json::Value| {
+            CallId::try_from(value.get("call").and_then(serde_json::Value::as_u64)?).ok()
+        };
         match self.event_type.as_str() {
             "STEP_STARTED" | "TIMER_STARTED" | "STEP_COMPLETED" | "STEP_FAILED" => {
-                let call = self.payload.get("call").and_then(serde_json::Value::as_u64);
-                call.and_then(|call| CallId::try_from(call).ok())
+                call(&self.payload).into_iter().collect()
             }
-            _ => None,
+            TakenBack::EVENT_TYPE => {
+                let calls = self.payload.get("calls").and_then(serde_json::Value::as_array);
+                calls.into_iter().flatten().filter_map(call).collect()
+            }
+            _ => Vec::new(),
         }
     }
 
     /// Whether the event refers to the end in the execution's row.
     pub(crate) fn is_end(&self) -> bool {
-        matches!(self.event_type.as_str(), "EXECUTION_COMPLETED" | "EXECUTION_FAILED")
+        self.event_type == "EXECUTION_COMPLETED" || self.is_failure()
+    }
+
+    /// Whether a retry may have taken its transition back.
+    pub(crate) fn is_failure(&self) -> bool {
+        self.event_type == "EXECUTION_FAILED"
+    }
+}
+
+/// The transitions that retries took back, by number.
+#[derive(Default)]
+pub(crate) struct TakenBacks(BTreeMap<u64, TakenBack>);
+
+impl TakenBacks {
+    /// Adds what a retry took back: the transition before its own.
+    pub(crate) fn add(&mut self, retry_transition: u64, payload: &serde_json::Value) -> Result<()> {
+        self.0.insert(retry_transition - 1, TakenBack::decode(payload)?);
+        Ok(())
+    }
+
+    /// Those of the retries in a stretch of journal.
+    pub(crate) fn of(events: &[StoredEvent]) -> Result<Self> {
+        let mut all = Self::default();
+        for event in events.iter().filter(|event| event.event_type == TakenBack::EVENT_TYPE) {
+            all.add(event.transition, &event.payload)?;
+        }
+        Ok(all)
     }
 }
 
@@ -61,14 +93,18 @@ impl ReferredRows {
         &self,
         id: ExecutionId,
         events: Vec<StoredEvent>,
+        taken_backs: &TakenBacks,
     ) -> Result<Vec<Recorded>> {
         let decode = |event: StoredEvent| {
-            let StoredEvent { sequence, transition, at_ms, .. } = event;
-            let decoded =
-                wire::decode(&event.event_type, &event.payload, self).map_err(|error| {
-                    Error::corrupt(format!("event {sequence} of execution {id}: {error}"))
-                })?;
-            Ok(Recorded { sequence, transition, at_ms, event: decoded })
+            let StoredEvent { sequence, transition, at_ms, event_type, payload } = event;
+            let decoded = match taken_backs.0.get(&transition) {
+                Some(taken_back) => wire::decode(&event_type, &payload, &taken_back.over(self)),
+                None => wire::decode(&event_type, &payload, self),
+            };
+            let event = decoded.map_err(|error| {
+                Error::corrupt(format!("event {sequence} of execution {id}: {error}"))
+            })?;
+            Ok(Recorded { sequence, transition, at_ms, event })
         };
         events.into_iter().map(decode).collect()
     }

@@ -9,6 +9,6 @@ mod transition;
 
 pub(crate) use call::{CallRow, FUNCTION, StoredCall, TIMER, failure};
 pub(crate) use execution::{ExecutionRow, parse_id, program, words};
-pub(crate) use journal::{ReferredRows, StoredEvent};
+pub(crate) use journal::{ReferredRows, StoredEvent, TakenBacks};
 pub(crate) use loaded::{StateRow, longest_due};
-pub(crate) use transition::{CallStanding, Closing, End, NewCallRow, TransitionRows, refuse_calls};
+pub(crate) use transition::{CallStanding, Closing, End, TransitionRows, refuse_calls};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use durable_core::{
     Call, CallId, CallStatus, Error, Event, ExecutionId, Failure, FunctionOptions, Outcome,
-    Payload, Request, Result, Transition, UnixMs, wire,
+    Payload, Request, Result, Retried, Transition, UnixMs, wire,
 };
 
 use crate::refusal;
@@ -31,7 +31,9 @@ impl<'a> End<'a> {
                 Event::ExecutionPaused { reason } | Event::ExecutionCancelled { reason } => {
                     (end.reason, end.sets_error) = (Some(reason.as_str()), true);
                 }
-                Event::ExecutionResumed => (end.reason, end.sets_error) = (None, true),
+                Event::ExecutionResumed | Event::ExecutionRetried(_) => {
+                    (end.reason, end.sets_error) = (None, true);
+                }
                 Event::ExecutionCompleted { output } => {
                     (end.output, end.reason, end.sets_error) = (Some(output), None, true);
                 }
@@ -126,6 +128,8 @@ pub(crate) struct TransitionRows<'a> {
     /// The attempt that failed, how, and when the next one is due; the last one of each call.
     pub(crate) retries: BTreeMap<CallId, (u32, &'a Failure, UnixMs)>,
     pub(crate) closings: Vec<(CallId, Closing<'a>)>,
+    /// What puts the rows of calls back to where they were before the transition that failed.
+    pub(crate) retried: Option<&'a Retried>,
 }
 
 impl<'a> TransitionRows<'a> {
@@ -138,6 +142,7 @@ impl<'a> TransitionRows<'a> {
             new_calls: Vec::new(),
             retries: BTreeMap::new(),
             closings: Vec::new(),
+            retried: None,
         };
         for (index, event) in transition.events.iter().enumerate() {
             let wire = wire::encode(event);
@@ -173,6 +178,7 @@ impl<'a> TransitionRows<'a> {
                 | Event::ExecutionCompleted { .. }
                 | Event::ExecutionFailed { .. }
                 | Event::ExecutionCancelled { .. } => {}
+                Event::ExecutionRetried(retried) => rows.retried = Some(retried),
             }
         }
         Ok(rows)

@@ -1,16 +1,16 @@
 //! Leasing executions that need attention.
 
-use std::collections::BTreeMap;
-
 use durable_core::{Error, ExecutionId, Lease, Owner, UnixMs};
 use rusqlite::{Connection, Statement, named_params, params};
 
 use super::{
     error::Outcome,
-    load::{self, STATE_COLUMNS, StateRow},
-    read,
+    load::{self, STATE_COLUMNS},
 };
-use crate::{Loaded, Written, refusal};
+use crate::{
+    Loaded, Written, refusal,
+    rows::{longest_due, parse_id},
+};
 
 /// Who wants leases, and what counts as free.
 pub(super) struct Terms<'a> {
@@ -61,17 +61,12 @@ fn candidates(
     terms: &Terms<'_>,
     limit: usize,
 ) -> Outcome<Vec<ExecutionId>> {
-    let mut due_since: BTreeMap<ExecutionId, UnixMs> = BTreeMap::new();
+    let mut found = Vec::new();
     for sql in [WITH_INBOX, WITH_CONTROL, DUE, LEASE_GONE] {
         let mut statement = connection.prepare_cached(sql)?;
-        for (id, since_ms) in query(&mut statement, terms, limit)? {
-            let since = due_since.entry(id).or_insert(since_ms);
-            *since = since_ms.min(*since);
-        }
+        found.extend(query(&mut statement, terms, limit)?);
     }
-    let mut ordered: Vec<_> = due_since.into_iter().map(|(id, since_ms)| (since_ms, id)).collect();
-    ordered.sort_unstable();
-    Ok(ordered.into_iter().take(limit).map(|(_, id)| id).collect())
+    Ok(longest_due(found, limit))
 }
 
 fn query(
@@ -85,7 +80,7 @@ fn query(
     })?;
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
-        let id = read::parse_id(row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?)?;
+        let id = parse_id(row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?)?;
         found.push((id, row.get(1)?));
     }
     Ok(found)
@@ -120,7 +115,7 @@ fn take(connection: &Connection, terms: &Terms<'_>, id: ExecutionId) -> Outcome<
         ))?;
         let mut rows = statement.query([&text])?;
         let Some(row) = rows.next()? else { return Ok(None) };
-        StateRow::read(id, row)
+        load::read_state(id, row)
     };
     // Leased in any case: see `claim` for a row that can't be read.
     let epoch = match &row {
@@ -133,7 +128,7 @@ fn take(connection: &Connection, terms: &Terms<'_>, id: ExecutionId) -> Outcome<
     let row = row?;
     let reported = row.inbox > 0;
     let lease = Lease { owner: terms.owner.clone(), epoch };
-    let loaded = row.complete(connection, Some(lease))?;
+    let loaded = load::complete(connection, row, Some(lease))?;
     if reported && loaded.inbox.is_empty() {
         // Somebody took a result back by SQL. Left so, it would be claimed for ever.
         connection

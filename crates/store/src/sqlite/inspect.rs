@@ -3,7 +3,8 @@
 use durable_core::{ExecutionId, replay};
 use rusqlite::{Connection, Row};
 
-use super::{error::Outcome, load, read};
+use super::{error::Outcome, load};
+use crate::rows::parse_id;
 
 /// Most findings of one kind that are reported.
 const MAX_FINDINGS: u32 = 100;
@@ -56,7 +57,8 @@ fn findings(
 fn folded_journals(connection: &Connection) -> Outcome<Vec<String>> {
     let mut findings = Vec::new();
     for text in self::findings(connection, &unfinished(), |row| row.get(0))? {
-        let finding = match read::parse_id(&text).and_then(|id| difference(connection, id)) {
+        let id = parse_id(&text).map_err(Into::into);
+        let finding = match id.and_then(|id| difference(connection, id)) {
             Ok(None) => continue,
             Ok(Some(finding)) => finding,
             Err(fault) if fault.is_of_one_member() => durable_core::Error::from(fault).to_string(),

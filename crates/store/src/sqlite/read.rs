@@ -1,16 +1,15 @@
 //! Questions that people and engines ask.
 
-use std::sync::Arc;
-
-use durable_core::{
-    Definition, Error, ExecutionId, Failure, Owner, Program, ProgramId, Status, UnixMs,
-};
+use durable_core::{ExecutionId, Owner, ProgramId, Status, UnixMs};
 use rusqlite::{
     CachedStatement, Connection, OptionalExtension, Row, params, params_from_iter, types::Value,
 };
 
 use super::{claim, error::Outcome, registry, steps};
-use crate::{CallRecord, ExecutionRecord, Labels, ListFilter, StoredProgram};
+use crate::{
+    CallRecord, ExecutionRecord, ListFilter, StoredProgram,
+    rows::{self, ExecutionRow, parse_id},
+};
 
 const SELECT_EXECUTION: &str =
     "SELECT e.id, e.workflow_id, e.program_id, e.status, e.input_payload,
@@ -34,34 +33,28 @@ pub(super) fn execution_by_id(connection: &Connection) -> Outcome<CachedStatemen
 
 fn read_execution(row: &Row<'_>) -> Outcome<ExecutionRecord> {
     let text = |column| row.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
-    let status = Status::from_stored(text(3)?)?;
-    let reason = || row.get::<_, Option<String>>(7).map(Option::unwrap_or_default);
-    let failure = match status {
-        Status::Failed => steps::failure(row.get(6)?, row.get(7)?, row.get(8)?, row.get(9)?),
-        Status::Paused => Some(Failure::new("Paused", reason()?)),
-        Status::Cancelled => Some(Failure::new("Cancelled", reason()?)),
-        Status::Scheduled | Status::Running | Status::Waiting | Status::Completed => None,
-    };
-    Ok(ExecutionRecord {
+    let row = ExecutionRow {
         id: parse_id(text(0)?)?,
         workflow_id: row.get(1)?,
         program: ProgramId::from_stored(text(2)?),
-        status,
-        inputs: steps::payload(row, 4)?.unwrap_or_else(|| durable_core::Payload::trusted("{}")),
+        status: Status::from_stored(text(3)?)?,
+        inputs: steps::payload(row, 4)?,
         output: steps::payload(row, 5)?,
-        failure,
+        error_type: row.get(6)?,
+        error: row.get(7)?,
+        error_traceback: row.get(8)?,
+        error_call: row.get(9)?,
         version: row.get::<_, i64>(10)? as u64,
         created_at_ms: row.get(11)?,
         started_at_ms: row.get(12)?,
         completed_at_ms: row.get(13)?,
         locked_by: row.get(14)?,
         idempotency_key: row.get(15)?,
-        labels: Labels {
-            namespace: row.get(16)?,
-            queue: row.get::<_, Option<String>>(17)?.unwrap_or_else(|| Labels::DEFAULT.to_owned()),
-            tags: registry::words(row, 18)?,
-        },
-    })
+        namespace: row.get(16)?,
+        queue: row.get(17)?,
+        tags: registry::words(row, 18)?,
+    };
+    Ok(row.into_record())
 }
 
 pub(super) fn calls(connection: &Connection, id: ExecutionId) -> Outcome<Vec<CallRecord>> {
@@ -117,18 +110,7 @@ pub(super) fn program(connection: &Connection, id: &ProgramId) -> Outcome<Option
         })
         .optional()?;
     let Some((definition, dictionary)) = row else { return Ok(None) };
-    let definition: Definition = serde_json::from_str(&definition).map_err(|error| {
-        Error::corrupt(format!("the definition of program {id} can't be read: {error}"))
-    })?;
-    let program = Program::new(definition);
-    if program.id() != id {
-        return Err(Error::corrupt(format!(
-            "the definition of program {id} was altered: it is the one of {}",
-            program.id()
-        ))
-        .into());
-    }
-    Ok(Some(StoredProgram { program: Arc::new(program), dictionary }))
+    Ok(Some(rows::program(id, &definition, dictionary)?))
 }
 
 pub(super) fn inboxes(connection: &Connection, owner: &Owner) -> Outcome<Vec<ExecutionId>> {
@@ -202,11 +184,6 @@ pub(super) fn other_owners(connection: &Connection, owner: &Owner) -> Outcome<Ve
     let owners =
         statement.query_map([owner.as_str()], |row| Ok(Owner::new(row.get_ref(0)?.as_str()?)))?;
     Ok(owners.collect::<rusqlite::Result<_>>()?)
-}
-
-/// An execution id as it stands in a row.
-pub(super) fn parse_id(text: &str) -> Outcome<ExecutionId> {
-    text.parse().map_err(|_| Error::corrupt(format!("'{text}' is no execution id")).into())
 }
 
 #[cfg(test)]

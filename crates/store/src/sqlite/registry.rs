@@ -1,10 +1,10 @@
 //! The workers of a fleet and the tokens of its users.
 
-use durable_core::{CallId, Error, ExecutionId, Owner, UnixMs};
+use durable_core::{CallId, ExecutionId, Owner, UnixMs};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{error::Outcome, read};
-use crate::{Role, TokenRecord, WorkerRecord, Written, refusal};
+use super::error::Outcome;
+use crate::{Role, TokenRecord, WorkerRecord, Written, refusal, rows};
 
 pub(super) fn announce(connection: &Connection, worker: &WorkerRecord) -> Outcome<Written> {
     connection
@@ -117,14 +117,11 @@ pub(super) fn call_of_job(
         )?
         .query_row([job_id], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    found.map(|(id, call)| Ok((read::parse_id(&id)?, call))).transpose()
+    found.map(|(id, call)| Ok((rows::parse_id(&id)?, call))).transpose()
 }
 
 /// A JSON array of strings.
 pub(super) fn words(row: &Row<'_>, column: usize) -> Outcome<Vec<String>> {
-    let Some(text) = row.get_ref(column)?.as_str_or_null().map_err(rusqlite::Error::from)? else {
-        return Ok(Vec::new());
-    };
-    serde_json::from_str(text)
-        .map_err(|error| Error::corrupt(format!("'{text}' is no list of words: {error}")).into())
+    let text = row.get_ref(column)?.as_str_or_null().map_err(rusqlite::Error::from)?;
+    Ok(rows::words(text)?)
 }

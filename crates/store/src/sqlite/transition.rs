@@ -8,13 +8,11 @@ use durable_core::{
 };
 use rusqlite::{Connection, OptionalExtension, named_params, params};
 
-use super::{
-    error::Outcome as InTransaction,
-    steps::{FUNCTION, TIMER},
-};
+use super::error::Outcome as InTransaction;
 use crate::{
     control::{clears_control, moot_control},
     refusal,
+    rows::{End, FUNCTION, TIMER},
 };
 
 /// Commits a transition. The comparison comes first: a writer that lost has written nothing.
@@ -68,7 +66,7 @@ impl Writer<'_> {
             ":output": end.output.map(Payload::as_str),
             ":set_error": end.sets_error,
             ":error_type": end.failure.map(|failure| failure.error_type.as_str()),
-            ":error": end.failure.map(|failure| failure.message.as_str()).or(end.reason),
+            ":error": end.message(),
             ":error_traceback": end.failure.and_then(|failure| failure.traceback.as_deref()),
             ":error_call": end.failure.and_then(|failure| failure.cause_call),
         })?;
@@ -340,48 +338,6 @@ impl Writer<'_> {
                 .execute([&self.id])?;
         }
         Ok(())
-    }
-}
-
-/// What the events say about the row of the execution itself.
-#[derive(Default)]
-struct End<'a> {
-    started_at_ms: Option<UnixMs>,
-    output: Option<&'a Payload>,
-    failure: Option<&'a Failure>,
-    reason: Option<&'a str>,
-    /// Whether the error columns are written; otherwise they stay as they are.
-    sets_error: bool,
-}
-
-impl<'a> End<'a> {
-    fn of(transition: &'a Transition) -> Self {
-        let mut end = Self::default();
-        for event in &transition.events {
-            match event {
-                Event::ExecutionStarted { .. } => end.started_at_ms = Some(transition.at_ms),
-                Event::ExecutionPaused { reason } | Event::ExecutionCancelled { reason } => {
-                    (end.reason, end.sets_error) = (Some(reason.as_str()), true);
-                }
-                Event::ExecutionResumed | Event::ExecutionRetried(_) => {
-                    (end.reason, end.sets_error) = (None, true);
-                }
-                Event::ExecutionCompleted { output } => {
-                    (end.output, end.reason, end.sets_error) = (Some(output), None, true);
-                }
-                Event::ExecutionFailed { failure } => {
-                    (end.failure, end.reason, end.sets_error) = (Some(failure), None, true);
-                }
-                Event::CallRequested(_)
-                | Event::TimerStarted(_)
-                | Event::CallRetrying { .. }
-                | Event::CallCompleted { .. }
-                | Event::CallFailed { .. }
-                | Event::TimerFired { .. }
-                | Event::Printed { .. } => {}
-            }
-        }
-        end
     }
 }
 

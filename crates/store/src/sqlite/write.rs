@@ -7,8 +7,10 @@ use durable_core::{
 };
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{claim, error::Outcome as InTransaction, load, read, registry, steps, transition};
-use crate::{Control, NewExecution, Write, Written, control::moot_control, refusal};
+use super::{claim, error::Outcome as InTransaction, load, registry, steps, transition};
+use crate::{
+    Control, NewExecution, Write, Written, control::moot_control, refusal, rows::parse_id,
+};
 
 pub(super) fn apply(connection: &Connection, write: &Write) -> InTransaction<Written> {
     match write {
@@ -84,7 +86,7 @@ fn create(connection: &Connection, new: &NewExecution) -> InTransaction<Written>
         let mut statement = connection.prepare_cached(sql)?;
         let mut rows = statement.query([&new.labels.namespace, key])?;
         if let Some(row) = rows.next()? {
-            let id = read::parse_id(row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?)?;
+            let id = parse_id(row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?)?;
             return Ok(Written::Created { id, existing: true });
         }
     }

@@ -66,6 +66,7 @@ fmt: $(VENV)/.tools ## Format everything
 bench: setup ## Run the workloads W1 to W5 through Rust and Python, beside the disk's floor
 	cargo run --release --locked -p durable-bench
 	$(PY) benches/bench.py
+	scripts/services run $(PY) benches/bench_rq.py
 
 clean: ## Remove what was built
 	rm -rf target $(VENV)

@@ -13,7 +13,14 @@ import logging
 import runpy
 import sys
 
-from durable_monty import FUNCTION_REGISTRY, LocalExecutor, OrchestratorService, Worker, init_db
+from durable_monty import (
+    FUNCTION_REGISTRY,
+    Executor,
+    LocalExecutor,
+    OrchestratorService,
+    Worker,
+    init_db,
+)
 
 
 def main() -> None:
@@ -21,6 +28,7 @@ def main() -> None:
     parser.add_argument("url", help="database, such as sqlite:///app.db")
     parser.add_argument("modules", nargs="*", help="modules or files that register functions")
     parser.add_argument("--threads", type=int, help="most functions that run at once")
+    parser.add_argument("--rq", metavar="QUEUE", help="have rq workers run the functions")
     parser.add_argument(
         "--until-complete", action="store_true", help="end when every execution has ended"
     )
@@ -36,7 +44,12 @@ def main() -> None:
     logging.info("functions: %s", ", ".join(sorted(FUNCTION_REGISTRY)) or "none registered")
 
     service = OrchestratorService(init_db(options.url))
-    Worker(service, LocalExecutor(options.threads)).run(until_complete=options.until_complete)
+    executor: Executor = LocalExecutor(options.threads)
+    if options.rq is not None:
+        from durable_monty import RQExecutor
+
+        executor = RQExecutor(queue_name=options.rq)
+    Worker(service, executor).run(until_complete=options.until_complete)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,32 @@ def test_the_worker_script(tmp_path: Path) -> None:
     run("-c", start + 'service.start_execution("await add(1, 2)", ["add"])', url)
     run("scripts/run_worker.py", url, str(tasks), "--until-complete")
     assert run("-c", start + 'print(service.list()[0]["output"])', url) == "3\n"
+
+
+def test_the_worker_script_with_rq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As docker-compose.yml starts both."""
+    monkeypatch.setenv("REDIS_URL", service_url("DURABLE_TEST_REDIS"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "examples"))
+    url, queue = f"sqlite:///{tmp_path}/app.db", f"test-{uuid.uuid4()}"
+    start = (
+        "import sys; from durable_monty import OrchestratorService, init_db\n"
+        "import with_rq; service = OrchestratorService(init_db(sys.argv[1]))\n"
+    )
+    code = "service.start_execution(\"await publish(['a', 'b'])\", ['publish'])"
+    run("-c", start + code, url)
+    environment = {
+        **os.environ,
+        "DURABLE_FUNCTIONS": "with_rq",
+        "RQ_WORKER_CLASS": "durable_monty.executors.rq_worker.Worker",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    rq_worker = subprocess.Popen(
+        ["rq", "worker", queue], env=environment, stderr=subprocess.DEVNULL
+    )
+    try:
+        run("scripts/run_worker.py", "--rq", queue, url, "with_rq", "--until-complete")
+    finally:
+        rq_worker.kill()
+        rq_worker.wait()
+    shown = run("-c", start + 'print(service.list()[0]["output"])', url)
+    assert shown == "published a, b\n"

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -74,6 +75,13 @@ def die_once(name):
     told(name)
     if (HERE / "told").read_text().splitlines().count(name) == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    return name
+
+@register_function("second_time")
+def second_time(name):
+    told(name)
+    if (HERE / "told").read_text().splitlines().count(name) == 1:
+        raise ValueError("not yet")
     return name
 
 @register_function("die")
@@ -318,6 +326,46 @@ def test_cancelling_takes_jobs_out_of_the_queue(
         wait_for(lambda: executor.get_stats()["queued"] == 0)
 
 
+def test_pausing_leaves_jobs_alone(rq: Rq, service: OrchestratorService, serve: Serve) -> None:
+    rq.start_worker()
+    with serve(rq.executor()):
+        execution_id = service.start_execution("await hold('x')", ["hold"])
+        wait_for((rq.directory / "x.pid").exists)
+        service.pause(execution_id)
+        wait_for(lambda: service.get_execution(execution_id)["status"] == "paused")
+        service.resume(execution_id)
+        rq.let_go("x")
+        assert service.result(execution_id, PATIENCE_S) == "x"
+    assert rq.told() == ["x"]
+
+
+def test_a_failed_execution_is_retried(rq: Rq, service: OrchestratorService, serve: Serve) -> None:
+    """The call is made again, though Redis still has the outcome of the same attempt."""
+    rq.start_worker()
+    rq.start_worker()
+    with serve(rq.executor()):
+        code = "from asyncio import gather\nawait gather(hold('x'), second_time('y'))"
+        execution_id = service.start_execution(code, ["hold", "second_time"])
+        assert service.wait(execution_id, PATIENCE_S)["status"] == "failed"
+        service.retry(execution_id)
+        rq.let_go("x")
+        assert service.result(execution_id, PATIENCE_S) == ["x", "y"]
+    assert rq.told().count("y") == 2
+
+
+def test_cancelling_stops_a_job_that_runs(
+    rq: Rq, service: OrchestratorService, serve: Serve
+) -> None:
+    rq.start_worker()
+    with serve(rq.executor()):
+        execution_id = service.start_execution("await hold('x')", ["hold"])
+        wait_for((rq.directory / "x.pid").exists)
+        service.cancel(execution_id)
+        # Its process is stopped, so that the only rq worker is free again.
+        after = service.start_execution("await add(1, 2)", ["add"])
+        assert service.result(after, PATIENCE_S) == 3
+
+
 def test_the_process_that_runs_a_job_is_killed(rq: Rq, service: OrchestratorService) -> None:
     rq.start_worker()
     execution_id = service.start_execution("await die_once('x')", ["die_once"])
@@ -400,6 +448,41 @@ await gather(*[told(f'a{i}') for i in range(20)], hold('x'), *[told(f'b{i}') for
     expected = [f"a{i}" for i in range(20)], ["x"], [f"b{i}" for i in range(20)]
     assert service.get_result(execution_id) == [name for names in expected for name in names]
     assert sorted(rq.told()) == sorted(service.get_result(execution_id)), "each ran once"
+
+
+def test_a_worker_that_lost_its_lease_changes_nothing(rq: Rq, tmp_path: Path) -> None:
+    """Stopped past its lease, and continued when another worker waits for the same job."""
+    from durable_monty import init_db
+
+    url = f"sqlite:///{tmp_path}/durable.db"
+    service = OrchestratorService(init_db(url))
+    execution_id = service.start_execution("await hold('x')", ["hold"])
+    command = [sys.executable, "-c", DURABLE, url, rq.queue, rq.url]
+    with subprocess.Popen(command) as first:
+        try:
+            rq.start_worker(DURABLE_FUNCTIONS="rq_tasks")
+            wait_for((rq.directory / "x.pid").exists)
+            first.send_signal(signal.SIGSTOP)
+            second = Worker(service, rq.executor())
+            thread = threading.Thread(target=second.run, kwargs={"until_complete": True})
+            thread.start()
+            try:
+                wait_for(lambda: taken_over(service))
+                first.send_signal(signal.SIGCONT)
+                rq.let_go("x")
+                assert service.result(execution_id, PATIENCE_S) == "x"
+            finally:
+                second.stop()
+                thread.join()
+        finally:
+            first.kill()
+    assert rq.told() == ["x"]
+
+
+def taken_over(service: OrchestratorService) -> bool:
+    with service.engine.connect() as connection:
+        epoch = connection.exec_driver_sql("SELECT max(epoch) FROM execution_locks").scalar()
+    return epoch is not None and epoch > 1
 
 
 def test_redis_is_flushed_in_the_middle(

@@ -199,8 +199,12 @@ class ReportingExecutor(Executor):
         that were handed over before. Any other exception fails these calls.
         """
 
+    def release_call(self, call: CallRequest) -> None:
+        """This worker does not wait for the outcome any more. Perhaps another one does."""
+
     def cancel_call(self, call: CallRequest) -> None:
-        """Nobody waits for the outcome any more. Stopping the job is a courtesy."""
+        """Nobody waits for the outcome any more: the call was released and has ended. Stopping
+        the job is a courtesy."""
 
 
 def takes_call(executor: Executor) -> bool:

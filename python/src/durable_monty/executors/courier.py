@@ -30,6 +30,7 @@ MAX_BATCH = 256
 LONGEST_WAIT_S = 0.25
 CHECK_EVERY_S = 1.0
 MAX_CHECKED = 1000
+IN_DOUBT_S = 10.0
 FIRST_RETRY_S = 0.05
 LONGEST_RETRY_S = 2.0
 
@@ -48,6 +49,7 @@ class Courier:
         self._database = database
         self._lock = threading.Lock()
         self._open: dict[str, tuple[CallRequest, Task]] = {}
+        self._dropped: dict[str, tuple[CallRequest, float]] = {}
         self._unsubmitted: deque[Task] = deque()
         self._submitting = 0
         self._is_waiting = False
@@ -164,6 +166,8 @@ class Courier:
             requests = self._requests(tasks)
             with self._lock:
                 self._open.update((call.job_id, (call, task)) for call, task in requests)
+                for call, _ in requests:
+                    self._dropped.pop(call.job_id, None)
             if self._executor.reported_by_name:
                 self._note_first(requests)
             try:
@@ -241,7 +245,7 @@ class Courier:
             }
 
     def _drop_unwanted(self) -> None:
-        """Lets go of calls whose execution was cancelled, or that took too long; some at a time."""
+        """Lets go of calls that this worker does not wait for any more; looks at some at a time."""
         with self._lock:
             count = len(self._open)
             begin = self._checked if self._checked < count else 0
@@ -250,9 +254,37 @@ class Courier:
         for job_id, (call, task) in looked_at:
             if self._engine.is_cancelled(task):
                 with self._lock:
-                    dropped = self._open.pop(job_id, None)
-                if dropped is not None:
-                    self._cancel(call)
+                    known = self._open.pop(job_id, None)
+                    if known is not None:
+                        self._dropped[job_id] = call, time.monotonic() + IN_DOUBT_S
+                if known is not None:
+                    logger.info("%s is not waited for here any more", job_id)
+                    self._executor.release_call(call)
+        if self._dropped:
+            self._cancel_ended()
+
+    def _cancel_ended(self) -> None:
+        """Stops the jobs of dropped calls that have ended: cancelled, or too late. The others are
+        paused, or another worker's now, who goes on with the same jobs."""
+        with self._lock:
+            dropped = dict(itertools.islice(self._dropped.items(), MAX_BATCH))
+        calls = [call for call, _ in dropped.values()]
+        of_dropped = tuple_(Call.execution_id, Call.call_id).in_(
+            [(call.execution_id, call.call_id) for call in calls]
+        )
+        rows = select(Call.execution_id, Call.call_id, Call.attempts).where(
+            of_dropped, Call.status.in_([CallStatus.PENDING, CallStatus.SUBMITTED])
+        )
+        with Session(self._database) as session:
+            still_open = {tuple(row) for row in session.execute(rows)}
+        for job_id, (call, until) in dropped.items():
+            is_open = (call.execution_id, call.call_id, call.attempt) in still_open
+            if is_open and time.monotonic() < until:
+                continue
+            with self._lock:
+                self._dropped.pop(job_id, None)
+            if not is_open:
+                self._cancel(call)
 
     def _cancel(self, call: CallRequest) -> None:
         try:

@@ -78,7 +78,6 @@ class ModalExecutor(ThreadedExecutor):
 
     def cancel_call(self, call: CallRequest) -> None:
         """Cancels what was spawned."""
-        super().cancel_call(call)
         spawned = self._forget(call)
         if spawned is not None:
             spawned.cancel()

@@ -66,7 +66,6 @@ class ProcessPoolExecutor(ThreadedExecutor):
 
     def cancel_call(self, call: CallRequest) -> None:
         """Kills the process that runs the call, if it has begun."""
-        super().cancel_call(call)
         with self._lock:
             child = self._running.get(call.job_id)
             if child is not None:

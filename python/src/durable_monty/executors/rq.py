@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import secrets
 import threading
 import time
 import uuid
@@ -54,6 +55,8 @@ NO_TIMEOUT = -1
 LISTEN_S = 1
 MAX_REPLIES = 500
 MAX_SCANNED = 1000
+WAITING = frozenset({"queued", "deferred", "scheduled"})
+ALIVE = WAITING | {"started"}
 FEW_OPEN = 8
 GATHER_S = 0.003
 """With more than a few jobs open, replies are awaited a moment longer to take them in together."""
@@ -79,6 +82,9 @@ class _Seen(NamedTuple):
     outcome: bytes | None
     status: str | None
     lives: bool
+
+
+NOTHING = _Seen(None, None, False)
 
 
 class RQExecutor(ReportingExecutor):
@@ -187,38 +193,41 @@ class RQExecutor(ReportingExecutor):
 
     def submit_calls(self, calls: Sequence[CallRequest]) -> Sequence[str | None]:
         """Enqueues those calls of which there is no job yet."""
-        named = [(call, call.submitted_as or call.job_id) for call in calls]
+        open_calls: list[_Open] = []
+        fresh: list[_Open] = []
+        kept: dict[str, str | bytes] = {}
+        names: list[str] = []
         try:
-            seen = self._look_at([(call.job_id, name) for call, name in named])
+            named = [(call.job_id, call.submitted_as or call.job_id) for call in calls]
+            for call, (job_id, name), found in zip(calls, named, self._look_at(named), strict=True):
+                if found.outcome is not None and _belongs_to(call, found.outcome):
+                    kept[job_id] = found.outcome
+                elif found.outcome is None and found.status in ALIVE:
+                    open_calls.append(_Open(call, name))
+                else:
+                    # What ended without an outcome, or before the call was made again, is no more
+                    # than a name that is taken.
+                    name = name if found == NOTHING else _another_name(call)
+                    fresh.append(_Open(call, name))
+                names.append(name)
             with self._lock:
-                for (call, name), found in zip(named, seen, strict=True):
-                    if found.outcome is None:
-                        self._open[call.job_id] = _Open(call, name)
-            fresh = [
-                (call, name)
-                for (call, name), found in zip(named, seen, strict=True)
-                if found.outcome is None and found.status is None
-            ]
-            self._enqueue(fresh)
+                self._open.update((one.call.job_id, one) for one in (*open_calls, *fresh))
+            self._enqueue([(one.call, one.name) for one in fresh])
         except redis.RedisError as error:
-            with self._lock:
-                for call in calls:
-                    self._open.pop(call.job_id, None)
+            for call in calls:
+                self.release_call(call)
             raise Unavailable(f"Redis: {error}") from error
-        self._take_in(
-            {
-                call.job_id: found.outcome
-                for call, found in zip(calls, seen, strict=True)
-                if found.outcome is not None
-            }
-        )
-        return [name for _, name in named]
+        self._take_in(kept)
+        return names
+
+    def release_call(self, call: CallRequest) -> None:
+        """Looks at its job no more."""
+        with self._lock:
+            self._open.pop(call.job_id, None)
 
     def cancel_call(self, call: CallRequest) -> None:
         """Takes a job out of the queue, or stops it."""
-        with self._lock:
-            known = self._open.pop(call.job_id, None)
-        name = known.name if known else call.job_id
+        name = call.submitted_as or call.job_id
         try:
             job = Job.fetch(name, connection=self.redis, serializer=JSONSerializer)
         except NoSuchJobError:
@@ -231,8 +240,11 @@ class RQExecutor(ReportingExecutor):
     # Redis
 
     def _enqueue(self, calls: Sequence[tuple[CallRequest, str]]) -> None:
+        """Makes jobs. Outcomes of earlier ones don't count any more."""
         if not calls:
             return
+        pipeline = self.redis.pipeline()
+        pipeline.delete(*[outcome_key(call.job_id) for call, _ in calls])
         self.queue.enqueue_many(
             [
                 rq.Queue.prepare_data(
@@ -247,8 +259,10 @@ class RQExecutor(ReportingExecutor):
                     on_failure=Callback(_RUN_UNREAD, timeout=_timeout_s(call)),
                 )
                 for call, name in calls
-            ]
+            ],
+            pipeline=pipeline,
         )
+        pipeline.execute()
 
     def _message(self, call: CallRequest) -> str:
         return JobMessage(
@@ -361,7 +375,7 @@ class RQExecutor(ReportingExecutor):
 
     def _is_lost(self, one: _Open, found: _Seen) -> bool:
         """Whether a job without an outcome will never have one. Counts deaths."""
-        if found.lives or found.status in ("queued", "deferred", "scheduled"):
+        if found.lives or found.status in WAITING:
             one.lost_since = None
             return False
         if found.status == "failed":
@@ -386,7 +400,7 @@ class RQExecutor(ReportingExecutor):
 
     def _submit_again(self, lost: Sequence[_Open]) -> None:
         """Makes another job of calls. It has another name: rq may still clear up the first one."""
-        names = [_next_name(one) for one in lost]
+        names = [_another_name(one.call) for one in lost]
         self._enqueue([(one.call, name) for one, name in zip(lost, names, strict=True)])
         for one, name in zip(lost, names, strict=True):
             logger.warning("the job %s was lost: submitted again as %s", one.name, name)
@@ -402,9 +416,15 @@ class RQExecutor(ReportingExecutor):
             self._outcomes.report({one.call.job_id: Outcome(None, failure)})
 
 
-def _next_name(one: _Open) -> str:
-    number = one.name.removeprefix(one.call.job_id).removeprefix("-")
-    return f"{one.call.job_id}-{int(number or 1) + 1}"
+def _belongs_to(call: CallRequest, kept: bytes) -> bool:
+    """Whether an outcome that is found when a call is submitted is the one of this attempt. A
+    failure may be that of the same attempt in an execution that failed and was retried: unless a
+    worker before this one has noted the job, the call is made again."""
+    return call.submitted_as is not None or read_outcome(kept).error is None
+
+
+def _another_name(call: CallRequest) -> str:
+    return f"{call.job_id}-{secrets.token_hex(4)}"
 
 
 def _timeout_s(call: CallRequest) -> int:

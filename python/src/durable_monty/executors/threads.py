@@ -100,7 +100,7 @@ class ThreadedExecutor(ReportingExecutor):
         """The name of a call's job; None when there is nothing that operators could find."""
         return None
 
-    def cancel_call(self, call: CallRequest) -> None:
+    def release_call(self, call: CallRequest) -> None:
         """Does not perform it again."""
         with self._changed:
             self._wanted.discard(call.job_id)

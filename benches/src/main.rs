@@ -4,10 +4,15 @@
 //! W3: one workflow, 1,000 parallel steps. W4: start to result of a one-step workflow.
 //! W5: 10,000 suspended workflows. SQLite with synchronous=FULL, interpreter in worker processes.
 //!
+//! `--db postgresql://…` measures the same on a Postgres server, in schemas of their own, and with
+//! it W2 shared by two worker processes and the statements a second of four idle ones.
+//!
 //! Environment: `ONLY=W1,W4`, `REPEATS=3`, `SCALE=1`, `ISOLATION=process|thread`, `BENCH_DIR`.
 
+mod fleet;
 mod floor;
 mod measure;
+mod place;
 mod workloads;
 
 use anyhow::Result;
@@ -17,7 +22,13 @@ static ALLOCATOR: durable::LimitedAllocator = durable::LimitedAllocator;
 
 fn main() -> Result<()> {
     durable::run_worker_if_asked();
+    if let Some(url) = measure::argument("--work") {
+        return fleet::work(&url);
+    }
     let settings = measure::Settings::from_environment();
-    floor::run(&settings)?;
-    workloads::run(&settings)
+    if settings.db.is_none() {
+        floor::run(&settings)?;
+    }
+    workloads::run(&settings)?;
+    fleet::run(&settings)
 }

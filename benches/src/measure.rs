@@ -11,6 +11,8 @@ pub(crate) struct Settings {
     pub(crate) thread: bool,
     /// Where databases are put: on the disk whose speed matters, not in memory.
     pub(crate) dir: PathBuf,
+    /// A Postgres server to use instead.
+    pub(crate) db: Option<String>,
 }
 
 impl Settings {
@@ -26,6 +28,7 @@ impl Settings {
             repeats: number("REPEATS", 3.0).max(1.0) as usize,
             scale: number("SCALE", 1.0),
             thread: var("ISOLATION").as_deref() == Some("thread"),
+            db: argument("--db"),
             dir: var("BENCH_DIR").map_or_else(|| "target/bench".into(), PathBuf::from),
         }
     }
@@ -37,6 +40,11 @@ impl Settings {
     pub(crate) fn scaled(&self, n: usize) -> usize {
         ((n as f64 * self.scale) as usize).max(1)
     }
+}
+
+/// What follows a word on the command line.
+pub(crate) fn argument(name: &str) -> Option<String> {
+    std::env::args().skip_while(|word| word != name).nth(1)
 }
 
 pub(crate) fn percentile(samples: &[f64], percent: f64) -> f64 {

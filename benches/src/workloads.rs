@@ -2,14 +2,16 @@
 
 use std::{
     fs,
-    path::Path,
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, ensure};
 use durable::{Durable, ExecutionId, FunctionError, Isolation, Workflow};
 
-use crate::measure::{Settings, all_rounded, emit, median, percentile, rounded};
+use crate::{
+    measure::{Settings, all_rounded, emit, median, percentile, rounded},
+    place::Place,
+};
 
 const SEQUENCE: &str = "
 async def main():
@@ -19,7 +21,7 @@ async def main():
     return s
 await main()
 ";
-const FAN: &str = "
+pub(crate) const FAN: &str = "
 import asyncio
 async def main():
     rs = await asyncio.gather(step(0), step(1), step(2))
@@ -34,7 +36,7 @@ async def main():
 await main()
 ";
 const ONE: &str = "await step(1)";
-const SUSPENDED: &str = "
+pub(crate) const SUSPENDED: &str = "
 import asyncio
 await asyncio.sleep(86400)
 await step(1)
@@ -43,20 +45,18 @@ await step(1)
 /// An open store in a directory of its own.
 struct Bench {
     durable: Durable,
-    dir: tempfile::TempDir,
+    place: Place,
 }
 
 impl Bench {
     fn open(settings: &Settings) -> Result<Self> {
-        fs::create_dir_all(&settings.dir)?;
-        let dir = tempfile::tempdir_in(fs::canonicalize(&settings.dir)?)?;
-        let url = format!("sqlite:///{}", dir.path().join("bench.db").display());
+        let place = Place::new(settings)?;
         let isolation = if settings.thread { Isolation::Thread } else { Isolation::Process };
-        let durable = Durable::builder(&url)
+        let durable = Durable::builder(&place.url())
             .isolation(isolation)
             .function("step", |(i,): (i64,)| async move { Ok::<_, FunctionError>(i + 1) })
             .open()?;
-        let bench = Self { durable, dir };
+        let bench = Self { durable, place };
         // Workers start, pages are mapped: that is not what is measured.
         let warm_up = bench.durable.start(&Workflow::new(ONE))?;
         ensure!(bench.durable.result::<i64>(warm_up)? == 2);
@@ -69,7 +69,8 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
     let workloads: [(&str, Workload); 5] =
         [("W1", sequence), ("W2", fan), ("W3", wide), ("W4", latency), ("W5", suspended)];
     let isolation = if settings.thread { "thread" } else { "process" };
-    let peer = format!("durable-monty rust {isolation}");
+    let store = if settings.db.is_some() { " postgres" } else { "" };
+    let peer = format!("durable-monty rust {isolation}{store}");
     for (name, workload) in workloads {
         if settings.wants(name) {
             workload(settings, &peer)?;
@@ -177,7 +178,7 @@ fn suspended(settings: &Settings, peer: &str) -> Result<()> {
     let n = settings.scaled(10_000);
     let bench = Bench::open(settings)?;
     let before_mib = resident_mib()?;
-    let before_bytes = disk_bytes(bench.dir.path())?;
+    let before_bytes = bench.place.bytes()?;
     let begun = Instant::now();
     let workflow = Workflow::new(SUSPENDED);
     let mut ids: Vec<ExecutionId> = Vec::with_capacity(n);
@@ -201,10 +202,7 @@ fn suspended(settings: &Settings, peer: &str) -> Result<()> {
             ("n", n.into()),
             ("rss_before_mib", rounded(before_mib)),
             ("rss_mib", rounded(resident_mib()?)),
-            (
-                "db_bytes_per_wf",
-                rounded((disk_bytes(bench.dir.path())? - before_bytes) as f64 / n as f64),
-            ),
+            ("db_bytes_per_wf", rounded((bench.place.bytes()? - before_bytes) as f64 / n as f64)),
             ("start_s", rounded(start_s)),
             ("all_suspended_s", rounded(suspended_s)),
             ("idle_cpu_s_in_5_s", rounded(idle_cpu_s)),
@@ -250,15 +248,4 @@ fn family() -> Result<Vec<u32>> {
         }
     }
     Ok(pids)
-}
-
-/// Bytes of the database; its log, which has a fixed size, is first written into it.
-fn disk_bytes(dir: &Path) -> Result<i64> {
-    let database = rusqlite::Connection::open(dir.join("bench.db"))?;
-    database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-    let mut bytes = 0;
-    for entry in fs::read_dir(dir)? {
-        bytes += i64::try_from(entry?.metadata()?.len())?;
-    }
-    Ok(bytes)
 }

@@ -1,8 +1,10 @@
 //! The key that authenticates snapshots.
 //!
 //! It never stands in the database. For a SQLite file it is made once and kept beside it in
-//! `<file>.key`, readable by the owner only; `DURABLE_SNAPSHOT_KEY` (64 hexadecimal digits)
-//! overrides that. When it is lost nothing else is: states are rebuilt from the journal.
+//! `<file>.key`, readable by the owner only; for a database on a server it stands in
+//! `durable-monty/snapshot.key` in the user's data directory. `DURABLE_SNAPSHOT_KEY` (64
+//! hexadecimal digits) overrides both. Hosts that share a database should share the key, or each
+//! rebuilds from the journal what it takes over from another; when it is lost nothing else is.
 
 use std::{
     fs::{self, OpenOptions},
@@ -23,16 +25,39 @@ pub(crate) fn of(location: &Location) -> Result<SnapshotKey> {
         return parse(&text)
             .ok_or_else(|| Error::invalid(format!("{VARIABLE} is not 64 hexadecimal digits")));
     }
-    match location.file() {
-        Some(database) => beside(database),
-        None => Ok(SnapshotKey::new(random()?)),
+    match location {
+        Location::Sqlite(database) => beside(database),
+        Location::Postgres(_) => of_user(),
+        Location::Memory => Ok(SnapshotKey::new(random()?)),
     }
+}
+
+/// The key of this user on this host.
+fn of_user() -> Result<SnapshotKey> {
+    let data = std::env::var_os("XDG_DATA_HOME").filter(|path| !path.is_empty());
+    let data = data.map(PathBuf::from).or_else(|| {
+        let home = std::env::var_os("HOME").filter(|path| !path.is_empty())?;
+        Some(PathBuf::from(home).join(".local/share"))
+    });
+    let Some(directory) = data.map(|data| data.join("durable-monty")) else {
+        tracing::warn!(
+            "no home directory for a snapshot key: set {VARIABLE}, or states are rebuilt"
+        );
+        return Ok(SnapshotKey::new(random()?));
+    };
+    fs::create_dir_all(&directory).map_err(|error| unavailable(&directory, &error))?;
+    let path = directory.join("snapshot.key");
+    tracing::info!(file = %path.display(), "key of the snapshots; hosts should share {VARIABLE}");
+    in_file(path)
 }
 
 fn beside(database: &Path) -> Result<SnapshotKey> {
     let mut path = database.as_os_str().to_owned();
     path.push(".key");
-    let path = PathBuf::from(path);
+    in_file(PathBuf::from(path))
+}
+
+fn in_file(path: PathBuf) -> Result<SnapshotKey> {
     // Two processes may open a new database at once: whoever links its file first wins.
     for _ in 0..2 {
         match fs::read_to_string(&path) {

@@ -1,12 +1,12 @@
 //! Database URLs.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use durable_core::{Error, Result};
-use durable_store::{MemoryStore, SqliteOptions, SqliteStore, Store, Synchronous};
+use durable_store::{
+    MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store, Synchronous,
+    postgres_schema,
+};
 
 use crate::Durability;
 
@@ -16,6 +16,7 @@ use crate::Durability;
 /// use durable::Location;
 /// assert_eq!(Location::parse("sqlite:///app.db")?, Location::Sqlite("app.db".into()));
 /// assert_eq!(Location::parse("sqlite:////tmp/app.db")?, Location::Sqlite("/tmp/app.db".into()));
+/// assert!(matches!(Location::parse("postgresql://me@host/app")?, Location::Postgres(_)));
 /// assert!(Location::parse("oracle://x").is_err());
 /// # Ok::<(), durable::Error>(())
 /// ```
@@ -23,6 +24,8 @@ use crate::Durability;
 pub enum Location {
     /// A SQLite file.
     Sqlite(PathBuf),
+    /// A Postgres database.
+    Postgres(Box<PostgresOptions>),
     /// This process's memory, gone with it.
     Memory,
 }
@@ -38,12 +41,18 @@ impl Location {
             _ => {}
         }
         match url.strip_prefix("sqlite:///") {
-            Some(path) if !path.is_empty() => Ok(Self::Sqlite(path.into())),
-            _ => Err(Error::invalid(format!(
-                "'{url}' names no store: expected sqlite:///relative/file.db, \
-                 sqlite:////absolute/file.db or memory:"
-            ))),
+            Some(path) if !path.is_empty() => return Ok(Self::Sqlite(path.into())),
+            _ => {}
         }
+        let scheme = url.split_once("://").map_or(url, |(scheme, _)| scheme);
+        if scheme.starts_with("postgres") {
+            return Ok(Self::Postgres(Box::new(PostgresOptions::parse(url)?)));
+        }
+        // What follows the scheme may hold a password.
+        Err(Error::invalid(format!(
+            "'{scheme}' names no store: expected sqlite:///relative/file.db, \
+             sqlite:////absolute/file.db, postgresql://user@host/database or memory:"
+        )))
     }
 
     pub(crate) fn open(&self, durability: Durability) -> Result<Arc<dyn Store>> {
@@ -58,14 +67,12 @@ impl Location {
                 let options = SqliteOptions { synchronous, ..SqliteOptions::default() };
                 Arc::new(SqliteStore::open(path, options)?)
             }
+            Self::Postgres(options) => {
+                let mut options = options.clone();
+                options.synchronous = durability == Durability::Full;
+                Arc::new(PostgresStore::open(&options)?)
+            }
         })
-    }
-
-    pub(crate) fn file(&self) -> Option<&Path> {
-        match self {
-            Self::Sqlite(path) => Some(path),
-            Self::Memory => None,
-        }
     }
 }
 
@@ -80,5 +87,6 @@ pub fn migrate(url: &str) -> Result<(u32, u32)> {
             let migrated = durable_store::schema::migrate(&path)?;
             Ok((migrated.from, migrated.to))
         }
+        Location::Postgres(options) => postgres_schema::migrate(&options),
     }
 }

@@ -154,7 +154,8 @@ impl Clockwork {
         shell.wake_remote_waiters();
         let mut dead = Vec::new();
         if sweep {
-            self.next_sweep_ms = now_ms + shell.config.sweep_ms as i64;
+            let is_shared = shell.store.clock_ms().is_some();
+            self.next_sweep_ms = now_ms.saturating_add(shell.config.sweep_ms(is_shared));
             dead = shell.gone_owners()?;
         }
         self.next_due_ms = shell.store.next_due_ms(&shell.owner, &shell.duty.read().queues)?;

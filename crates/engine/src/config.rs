@@ -40,7 +40,8 @@ pub struct Config {
     /// How often the store is asked whether somebody else changed it. A ceiling on how late
     /// the work of another process is noticed; local work never waits for it.
     pub poll_ms: u64,
-    /// How often leases of engines that are gone are looked for.
+    /// How often leases of engines that are gone are looked for, and everything else that nobody
+    /// told of; 0 for what suits the store: seldom where several machines share it.
     pub sweep_ms: u64,
     /// An execution that waits for nothing but timers at least this far off is given back to
     /// the store and takes no memory meanwhile.
@@ -58,6 +59,18 @@ pub struct Config {
     pub max_cached_programs: usize,
 }
 
+impl Config {
+    /// How often to sweep a store, which other machines may share.
+    pub(crate) fn sweep_ms(&self, is_shared: bool) -> i64 {
+        match self.sweep_ms {
+            // Every engine asks a shared store: together they must cost it next to nothing.
+            0 if is_shared => 5_000,
+            0 => 1_000,
+            chosen => i64::try_from(chosen).unwrap_or(i64::MAX),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -68,7 +81,7 @@ impl Default for Config {
             announcement: None,
             lease_ms: 15_000,
             poll_ms: 50,
-            sweep_ms: 1_000,
+            sweep_ms: 0,
             hold_ms: 1_000,
             max_batch: 512,
             max_lost_advances: 3,

@@ -346,10 +346,10 @@ def test_a_failed_execution_is_retried(rq: Rq, service: OrchestratorService, ser
     with serve(rq.executor()):
         code = "from asyncio import gather\nawait gather(hold('x'), second_time('y'))"
         execution_id = service.start_execution(code, ["hold", "second_time"])
-        assert service.wait(execution_id, PATIENCE_S)["status"] == "failed"
+        assert service.wait(execution_id, 4 * PATIENCE_S)["status"] == "failed"
         service.retry(execution_id)
         rq.let_go("x")
-        assert service.result(execution_id, PATIENCE_S) == ["x", "y"]
+        assert service.result(execution_id, 4 * PATIENCE_S) == ["x", "y"]
     assert rq.told().count("y") == 2
 
 

@@ -48,6 +48,8 @@ class Courier:
         self._executor = executor
         self._database = database
         self._lock = threading.Lock()
+        # A call that is dropped may come again at once: the executor is told one after the other.
+        self._turn = threading.RLock()
         self._open: dict[str, tuple[CallRequest, Task]] = {}
         self._dropped: dict[str, tuple[CallRequest, float]] = {}
         self._unsubmitted: deque[Task] = deque()
@@ -162,6 +164,7 @@ class Courier:
         """Hands calls to the executor; False when it can't take any now."""
         with self._lock:
             self._submitting += 1
+        self._turn.acquire()
         try:
             requests = self._requests(tasks)
             with self._lock:
@@ -190,6 +193,7 @@ class Courier:
             )
             return True
         finally:
+            self._turn.release()
             with self._lock:
                 self._submitting -= 1
 
@@ -251,17 +255,24 @@ class Courier:
             begin = self._checked if self._checked < count else 0
             looked_at = list(itertools.islice(self._open.items(), begin, begin + MAX_CHECKED))
             self._checked = begin + MAX_CHECKED
-        for job_id, (call, task) in looked_at:
-            if self._engine.is_cancelled(task):
-                with self._lock:
-                    known = self._open.pop(job_id, None)
-                    if known is not None:
-                        self._dropped[job_id] = call, time.monotonic() + IN_DOUBT_S
-                if known is not None:
-                    logger.info("%s is not waited for here any more", job_id)
-                    self._executor.release_call(call)
+        unwanted = [job_id for job_id, (_, task) in looked_at if self._engine.is_cancelled(task)]
+        for job_id in unwanted:
+            with self._turn:
+                self._drop(job_id)
         if self._dropped:
             self._cancel_ended()
+
+    def _drop(self, job_id: str) -> None:
+        with self._lock:
+            known = self._open.get(job_id)
+        # It may have come again since it was looked at.
+        if known is None or not self._engine.is_cancelled(known[1]):
+            return
+        with self._lock:
+            self._open.pop(job_id, None)
+            self._dropped[job_id] = known[0], time.monotonic() + IN_DOUBT_S
+        logger.info("%s is not waited for here any more", job_id)
+        self._executor.release_call(known[0])
 
     def _cancel_ended(self) -> None:
         """Stops the jobs of dropped calls that have ended: cancelled, or too late. The others are
@@ -281,10 +292,11 @@ class Courier:
             is_open = (call.execution_id, call.call_id, call.attempt) in still_open
             if is_open and time.monotonic() < until:
                 continue
-            with self._lock:
-                self._dropped.pop(job_id, None)
-            if not is_open:
-                self._cancel(call)
+            with self._turn:
+                with self._lock:
+                    is_dropped = self._dropped.pop(job_id, None) is not None
+                if is_dropped and not is_open:
+                    self._cancel(call)
 
     def _cancel(self, call: CallRequest) -> None:
         try:

@@ -10,6 +10,7 @@ import secrets
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -55,6 +56,7 @@ NO_TIMEOUT = -1
 LISTEN_S = 1
 MAX_REPLIES = 500
 MAX_SCANNED = 1000
+MAX_CANCELLED = 10_000
 WAITING = frozenset({"queued", "deferred", "scheduled"})
 ALIVE = WAITING | {"started"}
 FEW_OPEN = 8
@@ -129,6 +131,7 @@ class RQExecutor(ReportingExecutor):
         self._open: dict[str, _Open] = {}
         self._outcomes: Outcomes | None = None
         self._taken_in: list[str] = []
+        self._cancelled: deque[str] = deque(maxlen=MAX_CANCELLED)
         self._stopped = threading.Event()
         self._listener: threading.Thread | None = None
         self._scan_due = 0.0
@@ -228,6 +231,7 @@ class RQExecutor(ReportingExecutor):
     def cancel_call(self, call: CallRequest) -> None:
         """Takes a job out of the queue, or stops it."""
         name = call.submitted_as or call.job_id
+        self._cancelled.append(name)
         try:
             job = Job.fetch(name, connection=self.redis, serializer=JSONSerializer)
         except NoSuchJobError:
@@ -366,7 +370,7 @@ class RQExecutor(ReportingExecutor):
         for one, found in zip(looked_at, seen, strict=True):
             if found.outcome is not None:
                 kept[one.call.job_id] = found.outcome
-            elif found.status in ("stopped", "canceled"):
+            elif found.status in ("stopped", "canceled") and one.name not in self._cancelled:
                 self._give_up(one, found)
             elif self._is_lost(one, found):
                 again.append(one)
@@ -375,9 +379,13 @@ class RQExecutor(ReportingExecutor):
 
     def _is_lost(self, one: _Open, found: _Seen) -> bool:
         """Whether a job without an outcome will never have one. Counts deaths."""
-        if found.lives or found.status in WAITING:
+        # What has ended may seem to live a little longer.
+        lives = found.lives and found.status in ("started", None)
+        if lives or found.status in WAITING:
             one.lost_since = None
             return False
+        if one.name in self._cancelled and found.status != "started":
+            return True  # its execution failed, and was retried before the job was stopped
         if found.status == "failed":
             one.deaths += 1
             if one.deaths > MAX_DEATHS:

@@ -146,8 +146,8 @@ def working(url: str, directory: Path) -> Iterator[Rq]:
         yield rq
     finally:
         for process in rq.workers:
-            process.kill()
-            process.wait()
+            if process.poll() is None:
+                kill_tree(process)
 
 
 @pytest.fixture
@@ -409,7 +409,8 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGKILL)
     for child in children:
-        os.kill(int(child), signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(child), signal.SIGKILL)
     process.wait()
 
 

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CallId, ExecutionId, Failure, Limits, Outcome, Payload, ProgramId, RetryPolicy, UnixMs,
+    CallId, Error, ExecutionId, Failure, Limits, Outcome, Payload, ProgramId, Result, RetryPolicy,
+    UnixMs,
 };
 
 /// A workflow's source with the functions it may call and its limits.
@@ -15,9 +16,12 @@ use crate::{
 pub struct Program {
     id: ProgramId,
     definition: Definition,
+    /// What the id is the hash of. A later version may write the same definition with more
+    /// fields: what is stored keeps its text, and so its id.
+    json: Arc<str>,
 }
 
-/// What a program is made of; its canonical JSON is what the id is the hash of.
+/// What a program is made of; its JSON is what the id is the hash of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Definition {
@@ -52,8 +56,34 @@ pub struct FunctionOptions {
 impl Program {
     /// Addresses a definition by its content.
     pub fn new(definition: Definition) -> Self {
-        let id = blake3::hash(Self::canonical(&definition).as_bytes()).to_hex();
-        Self { id: ProgramId::from_stored(id.as_str()), definition }
+        let json: Arc<str> = Self::canonical(&definition).into();
+        Self { id: Self::address(&json), definition, json }
+    }
+
+    /// Reads a program as it was stored, by whatever version.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] when the text is not the one of this id, or is no definition.
+    ///
+    /// ```
+    /// use durable_core::{Program, ProgramId};
+    /// let json = r#"{"source":"1","functions":{}}"#;
+    /// let id = ProgramId::from_stored(blake3::hash(json.as_bytes()).to_hex().as_str());
+    /// let program = Program::from_stored(&id, json)?;
+    /// assert_eq!((program.id(), program.to_json()), (&id, json));
+    /// # Ok::<(), durable_core::Error>(())
+    /// ```
+    pub fn from_stored(id: &ProgramId, json: &str) -> Result<Self> {
+        let found = Self::address(json);
+        if found != *id {
+            return Err(Error::corrupt(format!(
+                "the definition of program {id} was altered: it is the one of {found}"
+            )));
+        }
+        let definition = serde_json::from_str(json).map_err(|error| {
+            Error::corrupt(format!("the definition of program {id} can't be read: {error}"))
+        })?;
+        Ok(Self { id: found, definition, json: json.into() })
     }
 
     /// The content address.
@@ -66,9 +96,13 @@ impl Program {
         &self.definition
     }
 
-    /// The canonical JSON that the id is the hash of, and that is stored.
-    pub fn to_json(&self) -> String {
-        Self::canonical(&self.definition)
+    /// The JSON that the id is the hash of, and that is stored.
+    pub fn to_json(&self) -> &str {
+        &self.json
+    }
+
+    fn address(json: &str) -> ProgramId {
+        ProgramId::from_stored(blake3::hash(json.as_bytes()).to_hex().as_str())
     }
 
     fn canonical(definition: &Definition) -> String {
@@ -115,7 +149,13 @@ pub enum Base {
         now_ms: UnixMs,
     },
     /// From a stored snapshot.
-    Snapshot(Snapshot),
+    Snapshot {
+        /// The snapshot.
+        snapshot: Snapshot,
+        /// The execution's version when it was taken ([`StateToken::version`] of the advance that
+        /// took it): a snapshot of another version is refused.
+        version: u64,
+    },
     /// From the state that the runner named so itself, if it still has it.
     Live(StateToken),
 }

@@ -263,6 +263,24 @@ fn intact_snapshots_that_do_not_fit_the_journal_are_rebuilt() {
 }
 
 #[test]
+fn a_snapshot_whose_place_was_changed_by_hand_is_rebuilt() {
+    let (scene, calls, gate) = (Scene::new(), Calls::default(), Gate::closed());
+    let durable = open(&scene, &calls, &gate);
+    let source = "from asyncio import gather\nawait gather(early(1), late(2))";
+    let id = durable.start(&Workflow::new(source)).unwrap();
+    until("the early call is journaled", || {
+        events(durable.engine(), id).iter().any(|event| event == "STEP_COMPLETED")
+    });
+    durable.close(Duration::ZERO);
+    // As if the result were in the snapshot: it would be lost.
+    let moved = "UPDATE execution_state SET position = position + 1";
+    assert_eq!(scene.sql().execute(moved, []).unwrap(), 1);
+    gate.open_for(10);
+    let durable = open(&scene, &calls, &gate);
+    assert_eq!(output(durable.engine(), id), "[10,3]");
+}
+
+#[test]
 fn a_lost_key_costs_only_the_snapshots() {
     log();
     let midway = Midway::new();
@@ -338,7 +356,7 @@ fn a_replay_that_calls_another_function_than_the_journal_holds_is_parked() {
 }
 
 #[test]
-fn an_execution_whose_program_was_altered_in_place_is_parked_and_can_be_deleted() {
+fn an_execution_whose_program_was_altered_in_place_is_parked_and_can_be_cancelled() {
     let scene = Scene::new();
     let durable = open(&scene, &Calls::default(), &Gate::closed());
     let id = durable.start(&Workflow::new("await late(await early(1))")).unwrap();
@@ -352,8 +370,10 @@ fn an_execution_whose_program_was_altered_in_place_is_parked_and_can_be_deleted(
     let reason = engine.execution(id).unwrap().failure.unwrap().message;
     assert!(reason.contains("was altered"), "{reason}");
     assert_eq!(scene.count("SELECT count(*) FROM execution_locks"), 0);
-    assert!(matches!(engine.cancel(id, ""), Err(Error::Corrupt(_))));
+    assert!(matches!(engine.resume(id), Err(Error::Corrupt(_))));
     assert_eq!(events(engine, id).last().unwrap(), "EXECUTION_PAUSED");
+    engine.cancel(id, "its program is gone").unwrap();
+    assert_eq!(events(engine, id).last().unwrap(), "EXECUTION_CANCELLED");
     engine.delete(id).unwrap();
 }
 

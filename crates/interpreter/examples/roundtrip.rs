@@ -116,7 +116,8 @@ fn measure(
     let snapshot = execution.snapshot.clone();
     let Some(snapshot) = snapshot else { return Ok(()) };
     println!("{:<58} {} bytes", format!("{name}: snapshot"), snapshot.0.len());
-    let base = || Base::Snapshot(snapshot.clone());
+    let version = execution.version;
+    let base = || Base::Snapshot { snapshot: snapshot.clone(), version };
     let restores = (0..rounds).map(|_| timed(|| execution.advance(base(), Some(one(0))))).collect();
     report(&format!("{name}: resume from snapshot, new call, snapshot"), restores);
     Ok(())

@@ -24,7 +24,7 @@ use crate::{
     },
     scheduler::{Answer, Done, Job, Scheduler},
     session,
-    snapshot::{self, SnapshotKey, Unsealed},
+    snapshot::{self, SnapshotKey, StateOf, Unsealed},
     worker,
 };
 
@@ -262,7 +262,7 @@ impl Shared {
         let turns_ms = limits.max_advance_ms.saturating_mul(turns.max(1) as u64);
         let context = Context {
             shared: Arc::clone(self),
-            execution: request.execution,
+            state: StateOf { execution: request.execution, version: request.next.version },
             program: Arc::clone(&known),
             dictionary: dictionary.clone(),
             is_dictionary_wanted: request.dictionary.is_none(),
@@ -289,8 +289,9 @@ impl Shared {
                 Ok(WireBase::Start { inputs: inputs.as_str(), seed: *seed, now_ms: *now_ms })
             }
             Base::Live(live) => Ok(WireBase::Live(token(*live))),
-            Base::Snapshot(stored) => {
-                let content = snapshot::unseal(&self.key, request.execution, stored)?;
+            Base::Snapshot { snapshot: stored, version } => {
+                let of = StateOf { execution: request.execution, version: *version };
+                let content = snapshot::unseal(&self.key, of, stored)?;
                 if content.dictionary != dictionary.map(|dictionary| dictionary.id) {
                     return Err("the snapshot was compressed with another dictionary".to_owned());
                 }
@@ -324,7 +325,8 @@ fn group(group: &durable_core::Group) -> WireGroup<'_> {
 /// What turns a worker's answer into the runner's.
 struct Context {
     shared: Arc<Shared>,
-    execution: ExecutionId,
+    /// The state that is reached.
+    state: StateOf,
     program: Arc<Known>,
     dictionary: Option<KnownDictionary>,
     is_dictionary_wanted: bool,
@@ -403,7 +405,7 @@ impl Context {
 
     fn sealed(&self, dictionary: u64, raw_len: u32, packed: &[u8]) -> durable_core::Snapshot {
         let content = Unsealed { dictionary: Some(dictionary), raw_len, packed };
-        snapshot::seal(&self.shared.key, self.execution, &content)
+        snapshot::seal(&self.shared.key, self.state, &content)
     }
 }
 

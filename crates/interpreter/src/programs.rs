@@ -16,7 +16,7 @@ pub(crate) struct Known {
     pub(crate) key: ProgramKey,
     pub(crate) program: Arc<Program>,
     /// The definition as it is sent to workers.
-    pub(crate) json: String,
+    pub(crate) json: Arc<str>,
     dictionary: Mutex<Option<KnownDictionary>>,
     /// The dictionary that was chosen here, ready for use: all first dumps are packed with it.
     chosen: Mutex<Option<Arc<Dictionary>>>,
@@ -98,7 +98,7 @@ impl Programs {
         let known = Arc::new(Known {
             key: self.next_key,
             program: Arc::clone(program),
-            json: program.to_json(),
+            json: program.to_json().into(),
             dictionary: Mutex::new(None),
             chosen: Mutex::new(None),
         });

@@ -9,13 +9,14 @@
 //! | 5..13 | id of the dictionary (see the module `dictionary`), zero for none |
 //! | 13..17 | length of the dump once unpacked |
 //! | 17..n-32 | the dump, as one zstd frame compressed against the dictionary |
-//! | n-32..n | BLAKE3, keyed with the [`SnapshotKey`], of the execution's 16 id bytes and bytes 0..n-32 |
+//! | n-32..n | BLAKE3, keyed with the [`SnapshotKey`], of the execution's 16 id bytes, its version (8 bytes) and bytes 0..n-32 |
 //!
 //! The dump is a `u32`, the number of calls the execution has asked for so far, and monty's own
 //! dump, which carries a version of its own.
 //!
-//! The seal covers the execution's id, so a snapshot can't be given to another execution; and it
-//! covers the dictionary's id, which is a hash, so another dictionary can't be slipped in.
+//! The seal covers the execution's id, so a snapshot can't be given to another execution; its
+//! version, so it can't be given another place in the journal; and the dictionary's id, which is a
+//! hash, so another dictionary can't be slipped in.
 //! Workers run hostile code and never see the key.
 
 use std::fmt;
@@ -23,7 +24,7 @@ use std::fmt;
 use durable_core::{ExecutionId, Snapshot};
 
 /// The version of the layout above.
-const FORMAT_VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 2;
 
 const MAGIC: &[u8; 4] = b"DMSN";
 const HEADER_BYTES: usize = 17;
@@ -61,15 +62,23 @@ pub(crate) struct Unsealed<'a> {
     pub(crate) packed: &'a [u8],
 }
 
+/// The state of an execution that a snapshot is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StateOf {
+    pub(crate) execution: ExecutionId,
+    /// The execution's version.
+    pub(crate) version: u64,
+}
+
 /// Puts a packed dump into its stored form.
-pub(crate) fn seal(key: &SnapshotKey, execution: ExecutionId, content: &Unsealed<'_>) -> Snapshot {
+pub(crate) fn seal(key: &SnapshotKey, of: StateOf, content: &Unsealed<'_>) -> Snapshot {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + content.packed.len() + SEAL_BYTES);
     bytes.extend_from_slice(MAGIC);
     bytes.push(FORMAT_VERSION);
     bytes.extend_from_slice(&content.dictionary.unwrap_or(0).to_le_bytes());
     bytes.extend_from_slice(&content.raw_len.to_le_bytes());
     bytes.extend_from_slice(content.packed);
-    let tag = tag(key, execution, &bytes);
+    let tag = tag(key, of, &bytes);
     bytes.extend_from_slice(tag.as_bytes());
     Snapshot(bytes.into())
 }
@@ -85,7 +94,7 @@ pub(crate) fn sealed_len(packed_len: usize) -> usize {
 /// A sentence that says why it can't be used.
 pub(crate) fn unseal<'a>(
     key: &SnapshotKey,
-    execution: ExecutionId,
+    of: StateOf,
     snapshot: &'a Snapshot,
 ) -> Result<Unsealed<'a>, String> {
     let bytes = &*snapshot.0;
@@ -102,9 +111,9 @@ pub(crate) fn unseal<'a>(
     let mut given = [0; SEAL_BYTES];
     given.copy_from_slice(seal);
     // Compared in constant time.
-    if tag(key, execution, sealed) != blake3::Hash::from_bytes(given) {
+    if tag(key, of, sealed) != blake3::Hash::from_bytes(given) {
         return Err("the snapshot's seal does not fit: it is torn or forged, of another \
-                    execution, or sealed with another key"
+                    execution or another place in its journal, or sealed with another key"
             .to_owned());
     }
     let mut dictionary = [0; 8];
@@ -118,9 +127,10 @@ pub(crate) fn unseal<'a>(
     })
 }
 
-fn tag(key: &SnapshotKey, execution: ExecutionId, sealed: &[u8]) -> blake3::Hash {
+fn tag(key: &SnapshotKey, of: StateOf, sealed: &[u8]) -> blake3::Hash {
     blake3::Hasher::new_keyed(&key.0)
-        .update(&execution.as_u128().to_be_bytes())
+        .update(&of.execution.as_u128().to_be_bytes())
+        .update(&of.version.to_le_bytes())
         .update(sealed)
         .finalize()
 }
@@ -131,29 +141,30 @@ mod tests {
 
     const CONTENT: Unsealed<'_> = Unsealed { dictionary: Some(77), raw_len: 5, packed: b"abc" };
 
-    fn execution(seed: u8) -> ExecutionId {
-        ExecutionId::new(1_700_000_000_000, [seed; 10])
+    fn state(seed: u8, version: u64) -> StateOf {
+        StateOf { execution: ExecutionId::new(1_700_000_000_000, [seed; 10]), version }
     }
 
     #[test]
-    fn a_sealed_snapshot_opens_for_its_execution_and_key_only() {
+    fn a_sealed_snapshot_opens_for_its_state_and_key_only() {
         let key = SnapshotKey::new([1; 32]);
-        let sealed = seal(&key, execution(1), &CONTENT);
-        assert_eq!(unseal(&key, execution(1), &sealed), Ok(CONTENT));
-        assert!(unseal(&key, execution(2), &sealed).is_err());
-        assert!(unseal(&SnapshotKey::new([2; 32]), execution(1), &sealed).is_err());
+        let sealed = seal(&key, state(1, 7), &CONTENT);
+        assert_eq!(unseal(&key, state(1, 7), &sealed), Ok(CONTENT));
+        assert!(unseal(&key, state(2, 7), &sealed).is_err());
+        assert!(unseal(&key, state(1, 8), &sealed).is_err());
+        assert!(unseal(&SnapshotKey::new([2; 32]), state(1, 7), &sealed).is_err());
     }
 
     #[test]
     fn every_flipped_bit_and_every_torn_end_is_noticed() {
         let key = SnapshotKey::new([1; 32]);
-        let sealed = seal(&key, execution(1), &CONTENT);
+        let sealed = seal(&key, state(1, 7), &CONTENT);
         for at in 0..sealed.0.len() {
             let mut bytes = sealed.0.to_vec();
             bytes[at] ^= 1;
-            assert!(unseal(&key, execution(1), &Snapshot(bytes.into())).is_err(), "byte {at}");
+            assert!(unseal(&key, state(1, 7), &Snapshot(bytes.into())).is_err(), "byte {at}");
             let torn = Snapshot(sealed.0[..at].into());
-            assert!(unseal(&key, execution(1), &torn).is_err(), "torn at {at}");
+            assert!(unseal(&key, state(1, 7), &torn).is_err(), "torn at {at}");
         }
     }
 

@@ -19,7 +19,8 @@ fn suspended(pool: &Arc<Pool>, number: u8) -> Driver {
 }
 
 fn refused(driver: &mut Driver, snapshot: Snapshot) -> String {
-    match driver.advance(Base::Snapshot(snapshot), vec![group(vec![(0, ok("2"))])]) {
+    let base = driver.base(snapshot);
+    match driver.advance(base, vec![group(vec![(0, ok("2"))])]) {
         Advanced::BadSnapshot(why) => why,
         other => panic!("{other:?}"),
     }
@@ -40,6 +41,10 @@ fn tampered_torn_and_foreign_snapshots_are_refused() {
         let mut version = good.0.to_vec();
         version[4] = 99;
         assert!(refused(&mut driver, Snapshot(version.into())).contains("format 99"));
+        // Of another place in the journal.
+        driver.snapshot_version += 1;
+        assert!(refused(&mut driver, good.clone()).contains("another place"));
+        driver.snapshot_version -= 1;
         // Of another execution of the same program.
         let other = suspended(&pool, 2);
         assert!(refused(&mut driver, other.snapshot.unwrap()).contains("another execution"));

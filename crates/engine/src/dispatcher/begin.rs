@@ -103,7 +103,12 @@ impl Dispatcher {
             return self.retreat(id, work.taken, false, 0, out);
         };
         let base = match &cold.snapshot {
-            Some(snapshot) => Base::Snapshot(snapshot.clone()),
+            Some(snapshot) => {
+                // It was taken by the transition before the first in the journal since.
+                let since = cold.tail.first().map(|recorded| recorded.transition.saturating_sub(1));
+                let version = since.unwrap_or(work.draft.after.version);
+                Base::Snapshot { snapshot: snapshot.clone(), version }
+            }
             None => match start_of(&cold.tail, &active.inputs) {
                 Ok(base) => base,
                 Err(error) => {

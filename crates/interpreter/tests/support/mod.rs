@@ -62,6 +62,8 @@ pub struct Driver {
     pub execution: ExecutionId,
     pub dictionary: Option<Dictionary>,
     pub snapshot: Option<Snapshot>,
+    /// The version that the snapshot is of.
+    pub snapshot_version: u64,
     pub version: u64,
     pub calls: Vec<NewCall>,
     pub printed: String,
@@ -75,6 +77,7 @@ impl Driver {
             execution: execution(number),
             dictionary: None,
             snapshot: None,
+            snapshot_version: 0,
             version: 0,
             calls: Vec::new(),
             printed: String::new(),
@@ -116,9 +119,14 @@ impl Driver {
 
     /// Applies results to the last snapshot.
     pub fn restore(&mut self, results: Vec<(u32, Outcome)>) -> End {
-        let base = Base::Snapshot(self.snapshot.clone().unwrap());
+        let base = self.base(self.snapshot.clone().unwrap());
         let answer = self.advance(base, vec![group(results)]);
         self.reached(answer)
+    }
+
+    /// A snapshot in the place of the last one.
+    pub fn base(&self, snapshot: Snapshot) -> Base {
+        Base::Snapshot { snapshot, version: self.snapshot_version }
     }
 
     pub fn reached(&mut self, answer: Advanced) -> End {
@@ -128,7 +136,9 @@ impl Driver {
         self.calls = calls.into_iter().flatten().collect();
         self.printed = printed;
         if let End::Suspended { snapshot, new_dictionary } = &end {
-            self.snapshot = snapshot.clone().or(self.snapshot.take());
+            if snapshot.is_some() {
+                (self.snapshot, self.snapshot_version) = (snapshot.clone(), self.version);
+            }
             self.dictionary = self.dictionary.take().or(new_dictionary.clone());
         }
         end

@@ -103,7 +103,7 @@ impl Wave {
             Write::PutProgram(program) => {
                 self.programs.push([
                     Value::text(program.id().as_str()),
-                    Value::Text(Some(program.to_json())),
+                    Value::Text(Some(program.to_json().to_owned())),
                 ]);
             }
             Write::Create(new) => self.create(new),

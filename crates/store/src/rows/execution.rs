@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use durable_core::{
-    CallId, Definition, Dictionary, Error, ExecutionId, Failure, Payload, Program, ProgramId,
+    CallId, Dictionary, Error, ExecutionId, Failure, Payload, Program, ProgramId,
     Result, Status, UnixMs,
 };
 
@@ -73,16 +73,7 @@ pub(crate) fn program(
     definition: &str,
     dictionary: Option<Dictionary>,
 ) -> Result<StoredProgram> {
-    let definition: Definition = serde_json::from_str(definition).map_err(|error| {
-        Error::corrupt(format!("the definition of program {id} can't be read: {error}"))
-    })?;
-    let program = Program::new(definition);
-    if program.id() != id {
-        return Err(Error::corrupt(format!(
-            "the definition of program {id} was altered: it is the one of {}",
-            program.id()
-        )));
-    }
+    let program = Program::from_stored(id, definition)?;
     Ok(StoredProgram { program: Arc::new(program), dictionary })
 }
 

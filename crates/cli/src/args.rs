@@ -46,12 +46,20 @@ pub(crate) enum Command {
     Events(Events),
     /// End an execution: no further call of it is run
     Cancel(Cancel),
+    /// Stop advancing an execution; `durable resume` lets it go on
+    Pause(Pause),
     /// Let a failed execution go on from where it failed, for workers to run
     Retry(Retry),
     /// Remove an execution with everything that is stored about it
     Delete(Delete),
+    /// Write an execution with its journal to standard output, as JSON
+    Export(Export),
+    /// Put an execution that was exported into the database
+    Import(Import),
+    /// Copy executions to another database
+    Copy(Copy),
     /// Create the database, or bring its schema up to date
-    Migrate,
+    Migrate(Migrate),
     /// Check that everything an execution needs is there and in order
     Doctor(Doctor),
 }
@@ -267,6 +275,57 @@ pub(crate) struct Cancel {
     /// Why, for those who look at it later
     #[arg(long, default_value = "cancelled on the command line")]
     pub(crate) reason: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Pause {
+    /// The execution
+    pub(crate) id: String,
+
+    /// Why, for those who look at it later
+    #[arg(long, default_value = "paused on the command line")]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Export {
+    /// The execution
+    pub(crate) id: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Import {
+    /// What `durable export` wrote; - for standard input
+    #[arg(value_name = "FILE.json")]
+    pub(crate) file: PathBuf,
+}
+
+/// Nothing is removed from the source. Copied again, what is there is left alone, and what has gone
+/// on in the source goes on in the copy.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Copy {
+    /// The database to copy from
+    #[arg(long, value_name = "URL")]
+    pub(crate) from: String,
+
+    /// The database to copy to; made if it is not there
+    #[arg(long, value_name = "URL")]
+    pub(crate) to: String,
+
+    /// The executions [default: all of them]
+    #[arg(value_name = "ID")]
+    pub(crate) ids: Vec<String>,
+
+    /// Pause those that have not ended, so that only one of the two databases goes on with them
+    #[arg(long)]
+    pub(crate) pause_source: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Migrate {
+    /// Print the SQL that would be run, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, clap::Args)]

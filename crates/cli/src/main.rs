@@ -12,6 +12,7 @@ mod interrupts;
 mod list;
 mod migrate;
 mod operate;
+mod portable;
 mod progress;
 mod run;
 mod show;
@@ -55,9 +56,13 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Command::Show(command) => show::show(url, &command),
         Command::Events(command) => events::events(url, &command),
         Command::Cancel(command) => operate::cancel(url, &command),
+        Command::Pause(command) => operate::pause(url, &command),
         Command::Retry(command) => operate::retry(url, &command),
         Command::Delete(command) => operate::delete(url, &command),
-        Command::Migrate => migrate::migrate(url),
+        Command::Export(command) => portable::export(url, &command),
+        Command::Import(command) => portable::import(url, &command),
+        Command::Copy(command) => portable::copy(&command),
+        Command::Migrate(command) => migrate::migrate(url, &command),
         Command::Doctor(command) => doctor::doctor(url, &command),
     }
 }

@@ -1,4 +1,4 @@
-//! `durable cancel`, `durable retry` and `durable delete`
+//! `durable cancel`, `durable pause`, `durable retry` and `durable delete`
 
 use std::time::Duration;
 
@@ -31,6 +31,19 @@ pub(crate) fn cancel(url: &str, command: &args::Cancel) -> Result<Exit> {
             Ok(Exit::Done)
         }
     }
+}
+
+pub(crate) fn pause(url: &str, command: &args::Pause) -> Result<Exit> {
+    let id = database::id(&command.id)?;
+    let engine = database::open(url)?;
+    engine.pause(id, &command.reason)?;
+    let is_paused = engine.execution(id)?.status == Status::Paused;
+    text::say(&if is_paused {
+        format!("execution {id} is paused")
+    } else {
+        format!("the engine that runs execution {id} was asked to pause it")
+    });
+    Ok(Exit::Done)
 }
 
 pub(crate) fn retry(url: &str, command: &args::Retry) -> Result<Exit> {

@@ -141,25 +141,26 @@ pub fn fold(id: ExecutionId, journal: &[Recorded]) -> Result<Execution> {
 /// was told to the program long before and kept by it; `Corrupt` as [`fold`].
 pub fn retry(id: ExecutionId, journal: &[Recorded]) -> Result<(Execution, Event)> {
     let failed = fold(id, journal)?;
-    let Some(Recorded { event: Event::ExecutionFailed { failure }, transition, .. }) =
-        journal.last()
-    else {
-        return Err(Error::conflict(format!(
-            "execution {id} is {}: only one that failed is retried",
-            failed.status
-        )));
-    };
-    let first = journal.partition_point(|recorded| recorded.transition < *transition);
-    let (earlier, last) = (&journal[..first], &journal[first..journal.len() - 1]);
-    let before = fold(id, earlier)?;
-    // As they stood when the execution failed.
-    let mut open = before.open_calls.clone();
+    let last = journal.last().map_or(0, |last| last.transition);
+    let first = journal.partition_point(|recorded| recorded.transition < last);
+    let before = fold(id, &journal[..first])?;
+    let event = retry_of(&before, journal[first..].iter().map(|recorded| &recorded.event))?;
+    Ok((failed, event))
+}
+
+/// As [`retry`]: the event for a transition that failed, given the state before it.
+///
+/// # Errors
+/// As [`retry`].
+pub fn retry_of<'a>(before: &Execution, last: impl Iterator<Item = &'a Event>) -> Result<Event> {
+    let id = before.id;
+    let mut end = Err(Error::conflict(format!("execution {id} did not fail: it is not retried")));
+    // As the calls stood when the execution failed.
     let mut at_end = before.clone();
     let mut closed: BTreeMap<CallId, (u32, Outcome)> = BTreeMap::new();
     let mut dropped = Vec::new();
-    for recorded in last {
-        apply(&mut at_end, &recorded.event)?;
-        match &recorded.event {
+    for event in last {
+        match event {
             Event::CallRequested(call) | Event::TimerStarted(call) => dropped.push(call.clone()),
             Event::CallCompleted { call, attempt, result } => {
                 closed.insert(*call, (*attempt, Outcome::Completed(result.clone())));
@@ -167,10 +168,17 @@ pub fn retry(id: ExecutionId, journal: &[Recorded]) -> Result<(Execution, Event)
             Event::CallFailed { call, attempt, failure } => {
                 closed.insert(*call, (*attempt, Outcome::Failed(failure.clone())));
             }
+            Event::ExecutionFailed { failure } => {
+                end = Ok(failure.clone());
+                break;
+            }
             _ => {}
         }
+        apply(&mut at_end, event)?;
     }
+    let failure = end?;
     let again = calls_to_make_again(id, failure.cause_call, &closed)?;
+    let mut open = before.open_calls.clone();
     for (call, open) in &mut open {
         let is_again = again.iter().any(|(again, _)| again == call);
         open.attempt = match (closed.get(call), at_end.open_calls.get(call)) {
@@ -191,8 +199,7 @@ pub fn retry(id: ExecutionId, journal: &[Recorded]) -> Result<(Execution, Event)
         )));
     }
     let open = open.into_values().collect();
-    let retried = Retried { open, again, dropped, failure: failure.clone() };
-    Ok((failed, Event::ExecutionRetried(Box::new(retried))))
+    Ok(Event::ExecutionRetried(Box::new(Retried { open, again, dropped, failure })))
 }
 
 /// The calls that failed in the transition which failed the execution, if one was the cause.

@@ -20,6 +20,7 @@
 
 mod key;
 mod location;
+pub mod portable;
 mod worker;
 mod workflow;
 
@@ -39,7 +40,7 @@ pub use durable_interpreter::{LimitedAllocator, WorkerCommand};
 pub use durable_store::{
     CallRecord, ExecutionRecord, Labels, ListFilter, Role, TokenRecord, WorkerRecord,
 };
-pub use location::{Location, migrate};
+pub use location::{Location, migrate, plan_migration};
 pub use worker::{run_worker_if_asked, worker_main};
 pub use workflow::Workflow;
 

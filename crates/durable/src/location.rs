@@ -90,3 +90,18 @@ pub fn migrate(url: &str) -> Result<(u32, u32)> {
         Location::Postgres(options) => postgres_schema::migrate(&options),
     }
 }
+
+/// What [`migrate`] would do behind a URL: the schema's versions before and after, and the SQL it
+/// would run. Nothing is changed.
+///
+/// # Errors
+/// As [`migrate`].
+pub fn plan_migration(url: &str) -> Result<(u32, u32, &'static [&'static str])> {
+    match Location::parse(url)? {
+        Location::Memory => Ok((0, 0, &[])),
+        Location::Sqlite(path) => {
+            let (migrated, scripts) = durable_store::schema::plan(&path)?;
+            Ok((migrated.from, migrated.to, scripts))
+        }
+    }
+}

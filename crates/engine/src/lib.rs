@@ -20,3 +20,4 @@ pub use engine::{Engine, Parts, Registration, Start};
 pub use executor::{CallRequest, Executor, Outcomes};
 pub use owner::{ProcessTable, new_owner};
 pub use ports::{Clock, OwnerProbe, Random, Spawn, StoreClock, SystemClock, SystemRandom, Threads};
+pub use shell::whole_journal;

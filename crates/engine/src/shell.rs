@@ -312,8 +312,9 @@ impl Shell {
         Ok(Some(loaded))
     }
 
-    /// Finds the programs of leased executions. Those whose program is damaged are parked; when it
-    /// could only not be read for now they are given back, to be claimed again soon.
+    /// Finds the programs of leased executions. Those whose program is damaged are parked, or
+    /// cancelled if that is asked for; when it could only not be read for now they are given back,
+    /// to be claimed again soon.
     pub(crate) fn with_programs(
         self: &Arc<Self>,
         claimed: Vec<Loaded>,
@@ -322,21 +323,30 @@ impl Shell {
         for loaded in claimed {
             match self.programs.load(&loaded.program, &*self.store) {
                 Ok(program) => ready.push((loaded, program)),
-                Err(error) => self.give_back_without_program(loaded, &error),
+                Err(error) => self.give_back_without_program(loaded, &error, None),
             }
         }
         ready
     }
 
-    fn give_back_without_program(self: &Arc<Self>, loaded: Loaded, error: &Error) {
+    fn give_back_without_program(
+        self: &Arc<Self>,
+        loaded: Loaded,
+        error: &Error,
+        ack: Option<Ack>,
+    ) {
         let id = loaded.execution.id;
         tracing::error!(execution = %id, %error, "the program can't be loaded");
         let Some(lease) = loaded.lease else { return };
         let now_ms = self.clock.now_ms();
         let mut draft = Draft::new(loaded.execution, now_ms);
         let is_damaged = matches!(error, Error::Corrupt(_));
-        let reason = format!("the program can't be loaded: {error}");
-        let write = if is_damaged && draft.push(Event::ExecutionPaused { reason }).is_ok() {
+        let event = match loaded.control {
+            // No program is needed to end it.
+            Some((Control::Cancel, reason)) => Event::ExecutionCancelled { reason },
+            _ => Event::ExecutionPaused { reason: format!("the program can't be loaded: {error}") },
+        };
+        let write = if is_damaged && draft.push(event).is_ok() {
             let (transition, _) = draft.finish(lease, true);
             Write::Transition(Box::new(transition))
         } else {
@@ -345,7 +355,7 @@ impl Shell {
             let wake_at_ms = (!is_damaged).then_some(again_ms);
             Write::Release { execution: id, lease, wake_at_ms }
         };
-        self.commit_for(write, None, "a lease was not given back");
+        self.commit_for(write, ack, "a lease was not given back");
     }
 
     /// Asks whoever holds the execution to do something, or does it if nobody holds it.
@@ -372,13 +382,28 @@ impl Shell {
             dead: self.gone_owners()?,
         };
         match (self.write(claim), control) {
-            (Ok(Written::Claimed(claimed)), control) => {
-                let Some((loaded, program)) = self.with_programs(claimed).pop() else {
-                    return Err(Error::corrupt(format!("execution {id} can't be loaded")));
+            (Ok(Written::Claimed(mut claimed)), control) => {
+                let Some(loaded) = claimed.pop() else {
+                    return Err(Error::internal("a claim of one was answered with none"));
                 };
-                let loaded = Box::new(loaded);
-                self.feed(Input::Visit { loaded, program, control, done: ack });
-                acked()
+                match self.programs.load(&loaded.program, &*self.store) {
+                    Ok(program) => {
+                        let loaded = Box::new(loaded);
+                        self.feed(Input::Visit { loaded, program, control, done: ack });
+                        acked()
+                    }
+                    Err(error @ Error::Corrupt(_))
+                        if matches!(control, Some((Control::Cancel, _))) =>
+                    {
+                        let loaded = Loaded { control, ..loaded };
+                        self.give_back_without_program(loaded, &error, Some(ack));
+                        acked()
+                    }
+                    Err(error) => {
+                        self.give_back_without_program(loaded, &error, None);
+                        Err(error)
+                    }
+                }
             }
             (Ok(_), _) => Err(Error::internal("a claim was answered with something else")),
             (Err(Error::Conflict(_)), Some((control, reason))) => {
@@ -415,11 +440,11 @@ impl Shell {
     }
 }
 
-/// The journal from its first event to its last.
-pub(crate) fn whole_journal(
-    store: &dyn Store,
-    id: ExecutionId,
-) -> Result<Vec<durable_core::Recorded>> {
+/// The journal of an execution from its first event to its last.
+///
+/// # Errors
+/// `Corrupt` when it has a gap, or an event that can't be read or can't follow those before.
+pub fn whole_journal(store: &dyn Store, id: ExecutionId) -> Result<Vec<durable_core::Recorded>> {
     const PAGE: usize = 10_000;
     let mut journal = store.journal(id, 0, PAGE)?;
     loop {

@@ -6,6 +6,7 @@ mod chaos;
 mod crash;
 mod functions;
 mod operate;
+mod portable;
 mod run;
 mod support;
 mod workers;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use durable_core::{Error, Result};
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::{
     connection,
@@ -41,6 +41,23 @@ pub struct Migrated {
 pub fn migrate(path: &Path) -> Result<Migrated> {
     let mut connection = connection::open_writer(path, Duration::from_secs(5))?;
     prepare(&mut connection)
+}
+
+/// What [`migrate`] would do to a file: the versions before and after, and the SQL it would run.
+/// Nothing is changed.
+///
+/// # Errors
+/// As [`migrate`].
+pub fn plan(path: &Path) -> Result<(Migrated, &'static [&'static str])> {
+    let from = if path.exists() {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection =
+            Connection::open_with_flags(path, flags).map_err(|error| from_sqlite(&error))?;
+        current_version(&connection)?
+    } else {
+        0
+    };
+    Ok((Migrated { from, to: SCHEMA_VERSION }, &MIGRATIONS[from as usize..]))
 }
 
 /// Recognises the file, switches it to WAL and applies the migrations it lacks.

@@ -1,0 +1,163 @@
+//! Executions as files: taken out of one database, put into another.
+//!
+//! A file holds one execution: its program, its inputs, its labels, and its journal with
+//! everything the journal refers to; no snapshot, for that is rebuilt from the journal. Putting it
+//! in replays the journal through the ordinary door, transition by transition, with the times it
+//! holds.
+
+mod file;
+mod import;
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use durable_core::{Error, ExecutionId, Result, Status, replay};
+use durable_engine::{Engine, OwnerProbe as _, ProcessTable};
+use durable_store::{ListFilter, Store};
+
+pub use file::{MAX_FILE_BYTES, Portable};
+pub use import::Imported;
+
+/// How often a journal is read again that grew while it was read.
+const MAX_READS: u32 = 5;
+
+/// How long another engine is given to pause what it holds, and how often that is looked at.
+const PATIENCE: Duration = Duration::from_secs(10);
+const TICK: Duration = Duration::from_millis(20);
+
+/// How many executions are listed at a time.
+const PAGE: usize = 1_000;
+
+impl Portable {
+    /// Takes an execution out of a database; it stays there as it is.
+    ///
+    /// What an operator asked for and nobody has done yet is left out, and so are snapshots and
+    /// the names of jobs: a call that was handed to an executor is handed out again.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` while an engine holds it; `Corrupt` when its journal can't be read.
+    pub fn export(engine: &Engine, id: ExecutionId) -> Result<Self> {
+        let store = engine.store();
+        for _ in 0..MAX_READS {
+            let record = engine.execution(id)?;
+            let loaded =
+                store.load(id)?.ok_or_else(|| Error::not_found(format!("no execution '{id}'")))?;
+            let is_settled = record.status.is_terminal() || record.status == Status::Paused;
+            if let Some(lease) = loaded.lease
+                && !is_settled
+                && !ProcessTable::new().is_gone(&lease.owner)
+            {
+                return Err(Error::conflict(format!(
+                    "execution {id} is held by {}: stop the workers of its queue, or pause it",
+                    lease.owner
+                )));
+            }
+            let journal = durable_engine::whole_journal(store, id)?;
+            let is_same = replay::fold(id, &journal)? == loaded.execution;
+            let program = store.program(&record.program)?.ok_or_else(|| {
+                Error::corrupt(format!(
+                    "the program {} of execution {id} is missing",
+                    record.program
+                ))
+            })?;
+            if is_same {
+                let calls = store.calls(id)?;
+                return Ok(Self::new(&record, &program.program, journal, &loaded.inbox, &calls));
+            }
+            if store.execution(id)?.is_some_and(|now| now.version == loaded.execution.version) {
+                return Err(Error::corrupt(format!(
+                    "the journal of execution {id} does not give its state: `durable doctor`"
+                )));
+            }
+        }
+        Err(Error::conflict(format!("execution {id} goes on while it is read: pause it first")))
+    }
+
+    /// Writes it down as JSON.
+    ///
+    /// # Errors
+    /// As the writer's.
+    pub fn write(&self, writer: impl io::Write) -> io::Result<()> {
+        serde_json::to_writer(writer, self.as_file()).map_err(io::Error::from)
+    }
+}
+
+/// How [`copy`] went on.
+#[derive(Debug)]
+pub enum Copied {
+    /// It is in the other database now, or was.
+    Done(ExecutionId, Imported),
+    /// It was not copied.
+    Refused(ExecutionId, Error),
+}
+
+/// Which executions are copied, and how.
+#[derive(Debug, Clone, Default)]
+pub struct CopyPlan {
+    /// These; all of them when empty.
+    pub ids: Vec<ExecutionId>,
+    /// Whether those that have not ended are paused in the source first. They arrive paused, and
+    /// wait for [`Engine::resume`] there.
+    pub pause_source: bool,
+}
+
+/// Copies executions from one database to another, the oldest first, and tells of each. Nothing is
+/// removed from the source. Copying again goes on where it stopped: what is there already is left
+/// alone, and what has gone on in the source meanwhile goes on in the copy.
+///
+/// Two databases whose workers run would both run what has not ended.
+///
+/// # Errors
+/// Those of listing the source. What can't be copied is told and left out.
+pub fn copy(
+    from: &Engine,
+    to: &Engine,
+    plan: &CopyPlan,
+    mut tell: impl FnMut(Copied),
+) -> Result<()> {
+    let ids = if plan.ids.is_empty() { all(from.store())? } else { plan.ids.clone() };
+    for id in ids {
+        let copied = pause(from, id, plan.pause_source)
+            .and_then(|()| Portable::export(from, id))
+            .and_then(|portable| portable.import(to));
+        tell(match copied {
+            Ok(imported) => Copied::Done(id, imported),
+            Err(error) => Copied::Refused(id, error),
+        });
+    }
+    Ok(())
+}
+
+fn pause(engine: &Engine, id: ExecutionId, is_wanted: bool) -> Result<()> {
+    let status = engine.execution(id)?.status;
+    if is_wanted && !status.is_terminal() && status != Status::Paused {
+        engine.pause(id, "paused to be copied to another database")?;
+        // When another engine holds it, that one does it soon.
+        let give_up_at = Instant::now() + PATIENCE;
+        while engine.execution(id)?.status != Status::Paused {
+            if Instant::now() >= give_up_at {
+                return Err(Error::conflict(format!(
+                    "execution {id} was asked to pause and has not done so yet: try again"
+                )));
+            }
+            std::thread::sleep(TICK);
+        }
+    }
+    Ok(())
+}
+
+/// All executions, the oldest first.
+fn all(store: &dyn Store) -> Result<Vec<ExecutionId>> {
+    let mut ids: Vec<ExecutionId> = Vec::new();
+    loop {
+        let before = ids.last().copied();
+        let page = store.list(&ListFilter { before, limit: PAGE, ..ListFilter::default() })?;
+        if page.is_empty() {
+            ids.reverse();
+            return Ok(ids);
+        }
+        ids.extend(page.iter().map(|record| record.id));
+    }
+}

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
-use durable::{Clock as _, Labels, Status, SystemClock};
+use durable::{Clock as _, Labels, Role, Status, SystemClock};
 
 use crate::{exit, time};
 
@@ -36,6 +36,11 @@ pub(crate) enum Command {
     Worker(Worker),
     /// List the workers of the database with what they hold
     Workers(Workers),
+    /// Serve the HTTP API until SIGTERM or Ctrl-C
+    Serve(Serve),
+    /// Make, list and revoke the access tokens of the HTTP API
+    #[command(subcommand)]
+    Token(Token),
     /// Go on with an execution that was interrupted or paused, to its end
     Resume(Resume),
     /// List executions, newest first
@@ -348,6 +353,85 @@ pub(crate) struct Doctor {
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Serve {
+    /// The address and port to listen on. Other machines are let in only when there is an access
+    /// token
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+    pub(crate) bind: String,
+
+    /// Run executions, and hand the calls of functions that are not in --functions to workers
+    /// that claim them over HTTP
+    #[arg(long)]
+    pub(crate) tasks: bool,
+
+    #[command(flatten)]
+    pub(crate) host: Host,
+
+    /// Run executions of this queue only; can be given more than once [default: all queues]
+    #[arg(long = "queue", value_name = "QUEUE")]
+    pub(crate) queues: Vec<String>,
+
+    /// How many calls of --functions run at once: of sync functions, and of async ones
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) concurrency: u32,
+
+    /// Requests that one client may make in a second
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rate: u32,
+
+    /// How many seconds running calls are given when it is asked to end
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub(crate) grace: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Make a token and print it, this once
+    Create(TokenCreate),
+    /// List tokens, also those that are worth nothing any more
+    List(TokenList),
+    /// Make a token worthless for good
+    Revoke(TokenRevoke),
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TokenCreate {
+    /// What its bearer may do: viewer (look), worker (take tasks), operator (look, start, steer)
+    /// or admin (everything)
+    #[arg(long, value_parser = role)]
+    pub(crate) role: Role,
+
+    /// Whom it is for
+    #[arg(long, default_value = "command line")]
+    pub(crate) name: String,
+
+    /// Confine its bearer to this namespace
+    #[arg(long)]
+    pub(crate) namespace: Option<String>,
+
+    /// When it ends by itself: a day, an instant, or how long it lives, such as 90d
+    #[arg(long)]
+    pub(crate) expires: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TokenList {
+    /// Print a JSON object a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct TokenRevoke {
+    /// The token: the part between the first and the second underscore
+    pub(crate) id: String,
+}
+
+fn role(text: &str) -> Result<Role, String> {
+    Role::parse(text).map_err(|error| error.to_string())
 }
 
 fn status(text: &str) -> Result<Status, String> {

@@ -15,9 +15,11 @@ mod operate;
 mod portable;
 mod progress;
 mod run;
+mod serve;
 mod show;
 mod text;
 mod time;
+mod token;
 mod views;
 mod worker;
 mod workers;
@@ -51,6 +53,8 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Command::Start(command) => run::start(url, &command),
         Command::Worker(command) => worker::worker(url, &command),
         Command::Workers(command) => workers::workers(url, &command),
+        Command::Serve(command) => serve::serve(url, &command),
+        Command::Token(command) => token::token(url, &command),
         Command::Resume(command) => run::resume(url, &command),
         Command::List(command) => list::list(url, &command),
         Command::Show(command) => show::show(url, &command),

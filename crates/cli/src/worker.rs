@@ -82,6 +82,6 @@ fn config(command: &args::Worker, announcement: Announcement) -> Config {
     }
 }
 
-fn hostname() -> String {
+pub(crate) fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -224,8 +224,17 @@ impl Engine {
     /// `Invalid` with every problem found in the program or its inputs; `Unavailable` when the
     /// store can't be written.
     pub fn start(&self, start: Start) -> Result<ExecutionId> {
-        let mut ids = self.start_many(vec![start])?;
-        ids.pop().ok_or_else(|| Error::internal("a start was not answered"))
+        self.start_or_find(start).map(|(id, _)| id)
+    }
+
+    /// As [`Engine::start`]; also whether the execution was there already, under the same
+    /// idempotency key.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_or_find(&self, start: Start) -> Result<(ExecutionId, bool)> {
+        let mut started = self.start_all(vec![start])?;
+        started.pop().ok_or_else(|| Error::internal("a start was not answered"))
     }
 
     /// Stores many executions in as few commits as possible.
@@ -233,6 +242,10 @@ impl Engine {
     /// # Errors
     /// As [`Engine::start`]. Checks come first: when one start is invalid none is stored.
     pub fn start_many(&self, starts: Vec<Start>) -> Result<Vec<ExecutionId>> {
+        Ok(self.start_all(starts)?.into_iter().map(|(id, _)| id).collect())
+    }
+
+    fn start_all(&self, starts: Vec<Start>) -> Result<Vec<(ExecutionId, bool)>> {
         let mut programs = Vec::with_capacity(starts.len());
         for start in &starts {
             check_inputs(start)?;
@@ -286,7 +299,7 @@ impl Engine {
         for input in begun {
             self.shell.feed(input);
         }
-        let mut ids: Vec<(usize, ExecutionId)> = Vec::new();
+        let mut ids: Vec<(usize, (ExecutionId, bool))> = Vec::new();
         if let Some(id) = alone {
             match answers.recv_timeout(MAX_CREATION_WAIT) {
                 Ok((index, answer)) => ids.push((index, answer?)),
@@ -301,7 +314,7 @@ impl Engine {
             ids.push((index, answer?));
         }
         ids.sort_unstable_by_key(|(index, _)| *index);
-        Ok(ids.into_iter().map(|(_, id)| id).collect())
+        Ok(ids.into_iter().map(|(_, started)| started).collect())
     }
 
     fn new_id(&self, now_ms: UnixMs) -> ExecutionId {
@@ -316,12 +329,12 @@ impl Engine {
         &self,
         index: usize,
         taken: bool,
-        sender: mpsc::Sender<(usize, Result<ExecutionId>)>,
+        sender: mpsc::Sender<(usize, Result<(ExecutionId, bool)>)>,
     ) -> Answer {
         let shell = self.shell.clone();
         Box::new(move |answer| {
             let created = match answer {
-                Ok(Written::Created { id, .. }) => Ok(id),
+                Ok(Written::Created { id, existing }) => Ok((id, existing)),
                 Ok(_) => Err(Error::internal("a creation was answered with something else")),
                 Err(error) => Err(error),
             };

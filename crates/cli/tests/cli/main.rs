@@ -8,5 +8,6 @@ mod functions;
 mod operate;
 mod portable;
 mod run;
+mod serve;
 mod support;
 mod workers;

@@ -1,0 +1,448 @@
+//! Calls as tasks that workers elsewhere claim, keep alive and complete.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    str::FromStr,
+    time::{Duration, Instant},
+};
+
+use durable_core::{CallId, Error, ExecutionId, Outcome, Result};
+use durable_engine::{CallRequest, Executor, Outcomes};
+use durable_store::Labels;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, futures::Notified};
+
+/// Most waiting calls of one function that a claim looks at to find some of its namespace and
+/// queue.
+const MAX_LOOKED_AT: usize = 1_000;
+
+/// Most tasks that are with workers at once; more are handed out when some come back.
+const MAX_CLAIMED: usize = 10_000;
+
+/// Hands calls to workers that ask for them, each for a limited time: a task that is neither
+/// completed nor kept alive is handed to the next worker, with the same idempotency key.
+///
+/// The name of a task is a secret between its worker and the store: who knows it may complete the
+/// task, on any process that has the store open. The store keeps its hash, as the job of the call.
+/// When a task is handed out again the store has the new name's, and the old one is worth nothing.
+#[derive(Default)]
+pub struct TaskQueue {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+/// Which tasks a worker asks for.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The functions it runs.
+    pub functions: BTreeSet<String>,
+    /// Only tasks of executions of this namespace.
+    pub namespace: Option<String>,
+    /// Only tasks of executions of this queue.
+    pub queue: Option<String>,
+    /// Most tasks to hand out.
+    pub max: usize,
+    /// How long each is its own without a heartbeat.
+    pub lease: Duration,
+    /// Whom operators see.
+    pub worker: String,
+}
+
+/// A task that a worker has.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Its name.
+    pub id: TaskId,
+    /// What to run.
+    pub call: CallRequest,
+    /// How long it is the worker's own without a heartbeat.
+    pub lease: Duration,
+    /// Who has it.
+    pub worker: String,
+}
+
+/// The name of a task: execution, call, attempt and a secret.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct TaskId {
+    /// The execution that asked.
+    pub execution: ExecutionId,
+    /// The call.
+    pub call: CallId,
+    /// The attempt.
+    pub attempt: u32,
+    secret: [u8; 16],
+}
+
+impl TaskId {
+    fn new(call: &CallRequest) -> Result<Self> {
+        let mut secret = [0; 16];
+        getrandom::fill(&mut secret)
+            .map_err(|error| Error::unavailable(format!("no randomness for a task: {error}")))?;
+        Ok(Self { execution: call.execution, call: call.call, attempt: call.attempt, secret })
+    }
+
+    /// The name as the store knows it, which gives nobody the right to anything.
+    pub fn job_id(&self) -> String {
+        let hash = blake3::hash(self.to_string().as_bytes());
+        format!("task:{}", &hash.to_hex()[..32])
+    }
+
+    fn key(&self) -> Key {
+        (self.execution, self.call, self.attempt)
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secret = u128::from_be_bytes(self.secret);
+        write!(f, "{}.{}.{}.{secret:032x}", self.execution, self.call, self.attempt)
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}.…", self.execution, self.call, self.attempt)
+    }
+}
+
+impl FromStr for TaskId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parse = || {
+            let mut parts = text.split('.');
+            let execution = parts.next()?.parse().ok()?;
+            let call = parts.next()?.parse().ok()?;
+            let attempt = parts.next()?.parse().ok()?;
+            let secret = parts.next().filter(|text| text.len() == 32)?;
+            let secret = u128::from_str_radix(secret, 16).ok()?.to_be_bytes();
+            let id = Self { execution, call, attempt, secret };
+            // One name a task: no leading zeros, no other way to write the UUID.
+            (parts.next().is_none() && id.to_string() == text).then_some(id)
+        };
+        parse().ok_or_else(|| Error::not_found("no such task: its id came with it when claimed"))
+    }
+}
+
+type Key = (ExecutionId, CallId, u32);
+
+fn key(call: &CallRequest) -> Key {
+    (call.execution, call.call, call.attempt)
+}
+
+#[derive(Default)]
+struct State {
+    outcomes: Option<Outcomes>,
+    next_number: u64,
+    /// In the order they came.
+    waiting: BTreeMap<u64, Waiting>,
+    by_function: HashMap<String, BTreeSet<u64>>,
+    numbers: HashMap<Key, u64>,
+    claimed: HashMap<Key, Claimed>,
+}
+
+struct Waiting {
+    call: CallRequest,
+    /// Where its execution belongs, once somebody asked.
+    labels: Option<Labels>,
+}
+
+struct Claimed {
+    number: u64,
+    task: Task,
+    until: Instant,
+}
+
+impl State {
+    fn put(&mut self, number: u64, call: CallRequest) {
+        self.numbers.insert(key(&call), number);
+        self.by_function.entry(call.function.clone()).or_default().insert(number);
+        self.waiting.insert(number, Waiting { call, labels: None });
+    }
+
+    fn take(&mut self, number: u64) -> Option<CallRequest> {
+        let call = self.waiting.remove(&number)?.call;
+        self.numbers.remove(&key(&call));
+        if let Some(numbers) = self.by_function.get_mut(&call.function) {
+            numbers.remove(&number);
+            if numbers.is_empty() {
+                self.by_function.remove(&call.function);
+            }
+        }
+        Some(call)
+    }
+
+    /// Takes tasks back from workers that were not heard of.
+    fn expire(&mut self, now: Instant) {
+        let over = |claimed: &Claimed| claimed.until <= now;
+        let keys: Vec<_> =
+            self.claimed.iter().filter(|(_, claimed)| over(claimed)).map(|(key, _)| *key).collect();
+        for key in keys {
+            let Some(Claimed { number, task, .. }) = self.claimed.remove(&key) else { continue };
+            tracing::info!(task = ?task.id, worker = task.worker, "its worker is silent");
+            self.put(number, task.call);
+        }
+    }
+
+    fn candidates(&self, functions: &BTreeSet<String>) -> Vec<u64> {
+        let mut numbers: Vec<_> = functions
+            .iter()
+            .filter_map(|function| self.by_function.get(function))
+            .flat_map(|numbers| numbers.iter().take(MAX_LOOKED_AT).copied())
+            .collect();
+        numbers.sort_unstable();
+        numbers
+    }
+}
+
+impl TaskQueue {
+    /// Hands out tasks: those asked for first come first. Empty when there is nothing to do.
+    ///
+    /// `labels_of` tells where an execution belongs; it is asked only for a claim that names a
+    /// namespace or a queue. Blocks while the store notes who has what.
+    ///
+    /// # Errors
+    /// What `labels_of` fails with; `Unavailable` when the store can't be written.
+    pub fn claim(
+        &self,
+        claim: &Claim,
+        labels_of: &dyn Fn(ExecutionId) -> Result<Labels>,
+    ) -> Result<Vec<Task>> {
+        let candidates = {
+            let mut state = self.state.lock();
+            state.expire(Instant::now());
+            if state.claimed.len() >= MAX_CLAIMED {
+                return Ok(Vec::new());
+            }
+            state.candidates(&claim.functions)
+        };
+        let mut tasks = Vec::new();
+        for number in candidates {
+            if tasks.len() == claim.max {
+                break;
+            }
+            if self.fits(number, claim, labels_of)? {
+                tasks.extend(self.hand_out(number, claim)?);
+            }
+        }
+        Ok(tasks)
+    }
+
+    fn fits(
+        &self,
+        number: u64,
+        claim: &Claim,
+        labels_of: &dyn Fn(ExecutionId) -> Result<Labels>,
+    ) -> Result<bool> {
+        if claim.namespace.is_none() && claim.queue.is_none() {
+            return Ok(true);
+        }
+        let fits = |labels: &Labels| {
+            claim.namespace.as_ref().is_none_or(|namespace| *namespace == labels.namespace)
+                && claim.queue.as_ref().is_none_or(|queue| *queue == labels.queue)
+        };
+        let execution = match self.state.lock().waiting.get(&number) {
+            None => return Ok(false),
+            Some(Waiting { labels: Some(labels), .. }) => return Ok(fits(labels)),
+            Some(Waiting { call, labels: None }) => call.execution,
+        };
+        let labels = match labels_of(execution) {
+            Ok(labels) => labels,
+            Err(Error::NotFound(_)) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let fit = fits(&labels);
+        if let Some(waiting) = self.state.lock().waiting.get_mut(&number) {
+            waiting.labels = Some(labels);
+        }
+        Ok(fit)
+    }
+
+    /// Makes a waiting call a task of a worker; `None` when somebody else was faster or nobody
+    /// waits for it any more.
+    fn hand_out(&self, number: u64, claim: &Claim) -> Result<Option<Task>> {
+        let mut state = self.state.lock();
+        let Some(outcomes) = state.outcomes.clone() else { return Ok(None) };
+        let Some(call) = state.take(number) else { return Ok(None) };
+        let id = match TaskId::new(&call) {
+            Ok(id) => id,
+            Err(error) => {
+                state.put(number, call);
+                return Err(error);
+            }
+        };
+        let (lease, worker) = (claim.lease, claim.worker.clone());
+        let task = Task { id, call, lease, worker };
+        let until = Instant::now() + lease;
+        state.claimed.insert(task.id.key(), Claimed { number, task: task.clone(), until });
+        drop(state);
+        if !outcomes.is_wanted(&task.call) {
+            self.release(&task.id);
+            return Ok(None);
+        }
+        match outcomes.note_job(&task.call, &task.id.job_id()) {
+            Ok(()) => Ok(Some(task)),
+            // The execution is somebody else's, or the call has ended meanwhile.
+            Err(Error::Conflict(_) | Error::NotFound(_)) => {
+                self.release(&task.id);
+                Ok(None)
+            }
+            Err(error) => {
+                let mut state = self.state.lock();
+                if state.claimed.remove(&task.id.key()).is_some() {
+                    state.put(number, task.call);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends when there may be something new to claim. Get it before [`TaskQueue::claim`].
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// When the first task comes back from its worker unless that is heard of.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.state.lock().claimed.values().map(|claimed| claimed.until).min()
+    }
+
+    /// The task of this name, if it was handed out here and is still its worker's.
+    pub fn held(&self, id: &TaskId) -> Option<Task> {
+        let state = self.state.lock();
+        let claimed = state.claimed.get(&id.key())?;
+        (claimed.task.id == *id).then(|| claimed.task.clone())
+    }
+
+    /// Keeps a task its worker's for another lease; `None` when it is not any more.
+    pub fn heartbeat(&self, id: &TaskId) -> Option<Duration> {
+        let mut state = self.state.lock();
+        let claimed = state.claimed.get_mut(&id.key())?;
+        if claimed.task.id != *id {
+            return None;
+        }
+        claimed.until = Instant::now() + claimed.task.lease;
+        Some(claimed.task.lease)
+    }
+
+    /// Takes up a task that an earlier process handed out, when its call waits here to be handed
+    /// out again. The caller has made sure that the store knows the name.
+    pub fn adopt(&self, id: &TaskId, lease: Duration, worker: &str) -> bool {
+        let mut state = self.state.lock();
+        let Some(&number) = state.numbers.get(&id.key()) else { return false };
+        let Some(call) = state.take(number) else { return false };
+        let task = Task { id: id.clone(), call, lease, worker: worker.to_owned() };
+        let until = Instant::now() + lease;
+        state.claimed.insert(id.key(), Claimed { number, task, until });
+        true
+    }
+
+    /// Reports that the attempt of a task failed: it is made again if its policy says so.
+    pub fn fail(&self, task: &Task, failure: durable_core::Failure) {
+        self.release(&task.id);
+        let outcomes = self.state.lock().outcomes.clone();
+        if let Some(outcomes) = outcomes {
+            outcomes.report(&task.call, Outcome::Failed(failure));
+        }
+    }
+
+    /// Forgets a task: it is completed.
+    pub fn release(&self, id: &TaskId) {
+        let mut state = self.state.lock();
+        if state.claimed.get(&id.key()).is_some_and(|claimed| claimed.task.id == *id) {
+            state.claimed.remove(&id.key());
+        }
+    }
+
+    /// How many calls wait to be claimed, and how many are with workers.
+    pub fn len(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.waiting.len(), state.claimed.len())
+    }
+}
+
+impl Executor for TaskQueue {
+    fn attach(&self, outcomes: Outcomes) {
+        self.state.lock().outcomes = Some(outcomes);
+    }
+
+    fn submit(&self, calls: Vec<CallRequest>) {
+        let mut state = self.state.lock();
+        for call in calls {
+            state.next_number += 1;
+            let number = state.next_number;
+            // The same attempt, handed out again after the lease was lost and won back: whoever
+            // had it is not waited for.
+            state.claimed.remove(&key(&call));
+            if let Some(old) = state.numbers.get(&key(&call)).copied() {
+                state.take(old);
+            }
+            state.put(number, call);
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    fn cancel(&self, execution: ExecutionId, call: CallId, attempt: u32) {
+        let mut state = self.state.lock();
+        let key = (execution, call, attempt);
+        state.claimed.remove(&key);
+        if let Some(number) = state.numbers.get(&key).copied() {
+            state.take(number);
+        }
+    }
+
+    fn recall(&self) -> Vec<CallRequest> {
+        let mut state = self.state.lock();
+        let numbers: Vec<_> = state.waiting.keys().copied().collect();
+        numbers.into_iter().filter_map(|number| state.take(number)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use durable_core::Payload;
+
+    use super::*;
+
+    fn call(number: CallId, function: &str) -> CallRequest {
+        CallRequest {
+            execution: ExecutionId::new(1, [7; 10]),
+            call: number,
+            attempt: 1,
+            function: function.into(),
+            args: Payload::trusted("[]"),
+            kwargs: Payload::trusted("{}"),
+            timeout_ms: None,
+            handed_out_at_ms: 0,
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_task_is_written_in_one_way_only() {
+        let id = TaskId::new(&call(3, "f")).unwrap();
+        let text = id.to_string();
+        assert_eq!(text.parse::<TaskId>().unwrap(), id);
+        assert!(!format!("{id:?}").contains(&text[text.len() - 32..]), "secrets are not logged");
+        for other in [text.to_uppercase(), text.replacen(".3.", ".03.", 1), format!("{text}.1")] {
+            assert!(other.parse::<TaskId>().is_err(), "{other}");
+        }
+        for nonsense in ["", ".", "a.b.c.d", "\0", &text[1..], &text[..text.len() - 1]] {
+            assert!(nonsense.parse::<TaskId>().is_err(), "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn what_waits_is_recalled_and_cancelled() {
+        let queue = TaskQueue::default();
+        queue.submit(vec![call(1, "f"), call(2, "g"), call(3, "f")]);
+        queue.cancel(ExecutionId::new(1, [7; 10]), 1, 1);
+        assert_eq!(queue.len(), (2, 0));
+        queue.submit(vec![call(2, "g")]);
+        assert_eq!(queue.len(), (2, 0), "an attempt waits once");
+        let recalled: Vec<_> = queue.recall().iter().map(|call| call.call).collect();
+        assert_eq!(recalled, [3, 2]);
+        assert_eq!(queue.len(), (0, 0));
+    }
+}

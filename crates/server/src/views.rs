@@ -1,0 +1,294 @@
+//! The JSON shapes of executions, calls and events, for the API and the command line. They are
+//! stable: fields are only added.
+
+use durable_core::{Event, Failure, Payload, Recorded, Request, UnixMs, wire};
+use durable_store::{CallRecord, ExecutionRecord};
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
+use utoipa::ToSchema;
+
+/// An instant in UTC, as `2026-01-31T12:00:00.125Z`.
+pub fn instant(at_ms: UnixMs) -> String {
+    match jiff::Timestamp::from_millisecond(at_ms) {
+        Ok(at) => format!("{at:.3}"),
+        // Further off than any calendar.
+        Err(_) => at_ms.to_string(),
+    }
+}
+
+/// From an execution's start to its end.
+pub fn duration_ms(record: &ExecutionRecord) -> Option<i64> {
+    Some(record.completed_at_ms? - record.started_at_ms?)
+}
+
+/// Why something failed.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FailureView {
+    /// The name of the exception.
+    #[serde(rename = "type")]
+    error_type: String,
+    /// What it said; for a pause or a cancellation the reason.
+    message: String,
+    /// Where in the workflow's or the function's code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceback: Option<String>,
+    /// The call whose failure it came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause_call: Option<u32>,
+}
+
+impl FailureView {
+    /// A failure as it is shown.
+    pub fn new(failure: &Failure) -> Self {
+        Self {
+            error_type: failure.error_type.clone(),
+            message: failure.message.clone(),
+            traceback: failure.traceback.clone(),
+            cause_call: failure.cause_call,
+        }
+    }
+}
+
+/// An execution.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Execution)]
+pub struct ExecutionView {
+    /// Its id.
+    #[schema(format = "uuid")]
+    id: String,
+    /// The name it was started under.
+    workflow: String,
+    /// `scheduled`, `running`, `waiting`, `paused`, `completed`, `failed` or `cancelled`.
+    status: &'static str,
+    /// An object: the value of each input by name.
+    #[schema(value_type = Value)]
+    inputs: Option<Box<RawValue>>,
+    /// The program's value; null unless it is completed.
+    #[schema(value_type = Value)]
+    output: Option<Box<RawValue>>,
+    /// Null unless it failed, was cancelled or is paused.
+    error: Option<FailureView>,
+    /// Instants are text in UTC.
+    #[schema(format = DateTime)]
+    created_at: String,
+    #[schema(format = DateTime)]
+    started_at: Option<String>,
+    #[schema(format = DateTime)]
+    completed_at: Option<String>,
+    /// From its start to its end, in milliseconds; null before.
+    duration_ms: Option<i64>,
+    /// The engine that runs it, if one does.
+    locked_by: Option<String>,
+    idempotency_key: Option<String>,
+    /// The id of its program.
+    program: String,
+    /// The tenant it belongs to.
+    namespace: String,
+    /// The queue that workers take it from.
+    queue: String,
+    /// Words to find it by.
+    tags: Vec<String>,
+}
+
+impl ExecutionView {
+    /// An execution as it is shown.
+    pub fn new(record: &ExecutionRecord) -> Self {
+        Self {
+            id: record.id.to_string(),
+            workflow: record.workflow_id.clone(),
+            status: record.status.as_str(),
+            inputs: raw(&record.inputs),
+            output: record.output.as_ref().and_then(raw),
+            error: record.failure.as_ref().map(FailureView::new),
+            created_at: instant(record.created_at_ms),
+            started_at: record.started_at_ms.map(instant),
+            completed_at: record.completed_at_ms.map(instant),
+            duration_ms: duration_ms(record),
+            locked_by: record.locked_by.clone(),
+            idempotency_key: record.idempotency_key.clone(),
+            program: record.program.as_str().to_owned(),
+            namespace: record.labels.namespace.clone(),
+            queue: record.labels.queue.clone(),
+            tags: record.labels.tags.clone(),
+        }
+    }
+
+    /// About how many bytes its JSON has.
+    pub(crate) fn bytes(&self) -> usize {
+        let length = |raw: &Option<Box<RawValue>>| raw.as_ref().map_or(0, |raw| raw.get().len());
+        1_000 + length(&self.inputs) + length(&self.output)
+    }
+}
+
+/// A call or timer.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Call)]
+pub struct CallView {
+    /// Its number within the execution.
+    id: u32,
+    /// Its place in the order of all calls, from 1.
+    pub(crate) order: u32,
+    function: String,
+    is_timer: bool,
+    /// Where in the workflow it was asked for.
+    line: u32,
+    column: u32,
+    /// Calls that were first awaited together share it.
+    resume_group: String,
+    /// An array.
+    #[schema(value_type = Value)]
+    args: Option<Box<RawValue>>,
+    /// An object.
+    #[schema(value_type = Value)]
+    kwargs: Option<Box<RawValue>>,
+    /// `pending`, `submitted`, `completed`, `failed` or `cancelled`.
+    status: &'static str,
+    /// The attempt that runs, is due next, or was the last; from 1.
+    attempts: u32,
+    /// When a timer fires or the next attempt is due.
+    #[schema(format = DateTime)]
+    due_at: Option<String>,
+    job_id: Option<String>,
+    #[schema(value_type = Value)]
+    result: Option<Box<RawValue>>,
+    error: Option<FailureView>,
+    #[schema(format = DateTime)]
+    created_at: String,
+    #[schema(format = DateTime)]
+    completed_at: Option<String>,
+}
+
+impl CallView {
+    /// A call as it is shown.
+    pub fn new(call: &CallRecord) -> Self {
+        Self {
+            id: call.id,
+            order: call.order,
+            function: call.name.clone(),
+            is_timer: call.is_timer,
+            line: call.position.line,
+            column: call.position.column,
+            resume_group: call.resume_group_id.clone(),
+            args: raw(&call.args),
+            kwargs: raw(&call.kwargs),
+            status: call.status.as_str(),
+            attempts: call.attempt,
+            due_at: call.due_at_ms.map(instant),
+            job_id: call.job_id.clone(),
+            result: call.result.as_ref().and_then(raw),
+            error: call.failure.as_ref().map(FailureView::new),
+            created_at: instant(call.created_at_ms),
+            completed_at: call.completed_at_ms.map(instant),
+        }
+    }
+}
+
+/// An execution with its calls in the order they were asked for.
+#[derive(Debug, Serialize)]
+pub struct ExecutionWithCalls {
+    #[serde(flatten)]
+    execution: ExecutionView,
+    calls: Vec<CallView>,
+}
+
+impl ExecutionWithCalls {
+    /// Both as they are shown.
+    pub fn new(record: &ExecutionRecord, calls: &[CallRecord]) -> Self {
+        Self {
+            execution: ExecutionView::new(record),
+            calls: calls.iter().map(CallView::new).collect(),
+        }
+    }
+}
+
+/// An entry of the journal.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Event)]
+pub struct EventView {
+    /// Its number, dense from 1.
+    pub sequence: u64,
+    /// The transition that wrote it; events of one transition happened together.
+    pub transition: u64,
+    /// When, in UTC.
+    #[schema(format = DateTime)]
+    pub time: String,
+    /// What happened, such as `STEP_COMPLETED`.
+    #[serde(rename = "type")]
+    pub event_type: &'static str,
+    /// What is stored of it, and what it refers to: the function and its arguments, a result,
+    /// an error.
+    pub payload: Value,
+}
+
+impl EventView {
+    /// An event as it is shown.
+    pub fn new(recorded: &Recorded) -> Self {
+        let wire::Wire { event_type, mut payload } = wire::encode(&recorded.event);
+        if let Some(fields) = payload.as_object_mut() {
+            for (name, value) in details(&recorded.event) {
+                fields.insert(name.to_owned(), value);
+            }
+        }
+        Self {
+            sequence: recorded.sequence,
+            transition: recorded.transition,
+            time: instant(recorded.at_ms),
+            event_type,
+            payload,
+        }
+    }
+}
+
+/// What an event refers to without repeating it in the journal.
+fn details(event: &Event) -> Vec<(&'static str, Value)> {
+    let json = |payload: &Payload| payload.to_value().unwrap_or_default();
+    let failed = |failure: &Failure| serde_json::to_value(failure).unwrap_or_default();
+    match event {
+        Event::CallRequested(call) | Event::TimerStarted(call) => {
+            let mut details =
+                vec![("function", call.name().into()), ("line", call.new.position.line.into())];
+            match &call.new.request {
+                Request::Function { args, kwargs, .. } => {
+                    details.extend([("args", json(args)), ("kwargs", json(kwargs))]);
+                }
+                Request::Timer { delay_ms } => details.push(("delay_ms", (*delay_ms).into())),
+            }
+            details
+        }
+        Event::CallCompleted { result, .. } => vec![("result", json(result))],
+        Event::CallFailed { failure, .. } | Event::ExecutionFailed { failure } => {
+            vec![("error", failed(failure))]
+        }
+        Event::ExecutionCompleted { output } => vec![("output", json(output))],
+        Event::ExecutionStarted { .. }
+        | Event::CallRetrying { .. }
+        | Event::TimerFired { .. }
+        | Event::Printed { .. }
+        | Event::ExecutionPaused { .. }
+        | Event::ExecutionResumed
+        | Event::ExecutionCancelled { .. }
+        | Event::ExecutionRetried(_) => Vec::new(),
+    }
+}
+
+/// A payload as it is, so that no number changes its form.
+pub(crate) fn raw(payload: &Payload) -> Option<Box<RawValue>> {
+    RawValue::from_string(payload.as_str().to_owned()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::instant;
+
+    #[test]
+    fn instants_are_written_in_utc() {
+        for (at_ms, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+            (1_709_251_199_001, "2024-02-29T23:59:59.001Z"),
+            (-1, "1969-12-31T23:59:59.999Z"),
+        ] {
+            assert_eq!(instant(at_ms), text);
+        }
+    }
+}

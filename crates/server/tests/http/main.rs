@@ -1,0 +1,9 @@
+//! The HTTP contract, from outside: a real socket, a real store.
+
+mod access;
+mod api;
+mod follow;
+mod hostile;
+mod support;
+mod tasks;
+mod webhook;

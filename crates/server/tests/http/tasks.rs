@@ -1,0 +1,186 @@
+//! Tasks for workers in any language.
+
+use std::time::Instant;
+
+use durable::Role;
+use durable_server::Config;
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Desk, PATIENCE};
+
+fn claim(desk: &Desk, extra: Value) -> Vec<Value> {
+    let mut request = json!({ "functions": ["f"], "worker": "w" });
+    for (name, value) in extra.as_object().unwrap() {
+        request[name] = value.clone();
+    }
+    let answer = desk.post("/tasks/claim", request);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()["items"].as_array().unwrap().clone()
+}
+
+fn claim_one(desk: &Desk, extra: Value) -> Value {
+    let mut request = extra;
+    request["wait_ms"] = 60_000.into();
+    let mut tasks = claim(desk, request);
+    assert_eq!(tasks.len(), 1);
+    tasks.remove(0)
+}
+
+fn report(desk: &Desk, task: &Value, action: &str, body: Value) -> Answer {
+    desk.post(&format!("/tasks/{}/{action}", task["id"].as_str().unwrap()), body)
+}
+
+fn output(desk: &Desk, id: &str) -> Value {
+    let result = desk.get(&format!("/executions/{id}/result?wait_ms=60000"));
+    assert_eq!(result.status, 200, "{result:?}");
+    result.json()["output"].clone()
+}
+
+#[test]
+fn a_task_is_claimed_kept_alive_and_completed_once() {
+    let desk = Desk::open();
+    let id = desk.start("await f(1, b=2)", &["f"]);
+    let task = claim_one(&desk, json!({}));
+    assert_eq!((&task["args"], &task["kwargs"]), (&json!([1]), &json!({ "b": 2 })));
+    assert_eq!(task["idempotency_key"], format!("{id}:0"));
+    assert!(claim(&desk, json!({})).is_empty(), "a task is handed out once");
+    assert!(claim(&desk, json!({ "functions": ["other"] })).is_empty());
+    assert_eq!(report(&desk, &task, "heartbeat", json!({})).json()["lease_ms"], 30_000);
+    let secret = task["id"].as_str().unwrap();
+    let calls = desk.get(&format!("/executions/{id}/calls"));
+    assert_eq!(calls.json()["items"][0]["status"], "submitted");
+    assert!(!calls.body.contains(secret), "the store has only the hash of the name");
+    let forged = format!("{}{}", &secret[..secret.len() - 32], "0".repeat(32));
+    for action in ["complete", "fail", "heartbeat"] {
+        let body = if action == "fail" { json!({ "type": "E" }) } else { json!({}) };
+        desk.post(&format!("/tasks/{forged}/{action}"), body).is_problem(409);
+    }
+    assert_eq!(report(&desk, &task, "complete", json!({ "result": [3] })).json()["applied"], true);
+    assert_eq!(output(&desk, &id), json!([3]));
+    report(&desk, &task, "complete", json!({ "result": 4 })).is_problem(409);
+    report(&desk, &task, "heartbeat", json!({})).is_problem(409);
+    assert_eq!(output(&desk, &id), json!([3]));
+}
+
+#[test]
+fn a_silent_worker_loses_its_task_to_another_with_the_same_key() {
+    let desk = Desk::open();
+    let id = desk.start("await f()", &["f"]);
+    let first = claim_one(&desk, json!({ "lease_ms": 1_000, "worker": "one" }));
+    // The long poll of the second ends when the lease of the first is over.
+    let second = claim_one(&desk, json!({ "worker": "two" }));
+    assert_eq!(first["idempotency_key"], second["idempotency_key"]);
+    assert_ne!(first["id"], second["id"]);
+    report(&desk, &first, "complete", json!({ "result": "late" })).is_problem(409);
+    report(&desk, &first, "heartbeat", json!({})).is_problem(409);
+    report(&desk, &first, "fail", json!({ "type": "E" })).is_problem(409);
+    assert_eq!(report(&desk, &second, "complete", json!({ "result": "won" })).status, 200);
+    assert_eq!(output(&desk, &id), json!("won"));
+}
+
+#[test]
+fn failures_are_retried_as_the_policy_says() {
+    let desk = Desk::open();
+    let source = "try:\n    r = await f()\nexcept ValueError as e:\n    r = str(e)\nr";
+    let retry = json!({ "max_attempts": 3, "initial_interval_ms": 1 });
+    let start = |functions: Value| {
+        let started = desk.post("/executions", json!({ "source": source, "functions": functions }));
+        started.json()["execution_id"].as_str().unwrap().to_owned()
+    };
+    let id = start(json!({ "f": { "retry": retry } }));
+    for attempt in 1..=3 {
+        let task = claim_one(&desk, json!({}));
+        assert_eq!(task["attempt"], attempt);
+        let message = format!("no {attempt}");
+        let failed =
+            report(&desk, &task, "fail", json!({ "type": "ValueError", "message": message }));
+        assert_eq!(failed.status, 200, "{failed:?}");
+    }
+    assert_eq!(output(&desk, &id), json!("no 3"));
+    let id = start(json!({ "f": { "retry": retry } }));
+    let task = claim_one(&desk, json!({}));
+    let body = json!({ "type": "ValueError", "message": "never", "retryable": false });
+    assert_eq!(report(&desk, &task, "fail", body).status, 200);
+    assert_eq!(output(&desk, &id), json!("never"));
+    assert!(claim(&desk, json!({})).is_empty());
+}
+
+#[test]
+fn any_server_on_the_store_takes_a_completion() {
+    let desk = Desk::open();
+    let id = desk.start("await f()", &["f"]);
+    let task = claim_one(&desk, json!({}));
+    // Another process that runs nothing.
+    let other = Desk::open_on(desk.directory.clone(), Config::default(), false);
+    report(&other, &task, "fail", json!({ "type": "ValueError" })).is_problem(409);
+    other.post("/tasks/claim", json!({ "functions": ["f"], "worker": "w" })).is_problem(503);
+    let done = report(&other, &task, "complete", json!({ "result": 7 }));
+    assert_eq!(done.status, 200, "{done:?}");
+    assert_eq!(output(&desk, &id), json!(7));
+    report(&other, &task, "complete", json!({ "result": 8 })).is_problem(409);
+}
+
+#[test]
+fn a_task_outlives_the_server_that_handed_it_out() {
+    let desk = Desk::open();
+    let id = desk.start("[await f(1), await f(2)]", &["f"]);
+    let task = claim_one(&desk, json!({}));
+    let directory = desk.close();
+    let desk = Desk::open_in(directory, Config::default());
+    // Its worker goes on, and the new server takes it up: nobody else is handed the task.
+    let until = Instant::now() + PATIENCE;
+    while report(&desk, &task, "heartbeat", json!({})).status != 200 {
+        assert!(Instant::now() < until, "the new server does not take the task up");
+    }
+    assert!(claim(&desk, json!({})).is_empty());
+    assert_eq!(report(&desk, &task, "complete", json!({ "result": 1 })).status, 200);
+    let task = claim_one(&desk, json!({}));
+    assert_eq!(report(&desk, &task, "complete", json!({ "result": 2 })).status, 200);
+    assert_eq!(output(&desk, &id), json!([1, 2]));
+}
+
+#[test]
+fn claims_are_bounded_ordered_and_of_their_queue() {
+    let desk = Desk::open();
+    for queue in ["a", "b", "a"] {
+        let request = json!({ "source": "await f(q)", "functions": ["f"], "queue": queue,
+            "inputs": { "q": queue } });
+        let id = desk.post("/executions", request).json()["execution_id"].clone();
+        desk.wait_for(id.as_str().unwrap(), "waiting");
+    }
+    assert!(claim(&desk, json!({ "queue": "c" })).is_empty());
+    let of_b = claim(&desk, json!({ "queue": "b", "max": 10 }));
+    assert_eq!((of_b.len(), &of_b[0]["args"]), (1, &json!(["b"])));
+    assert_eq!(claim(&desk, json!({ "max": 1 })).len(), 1);
+    assert_eq!(claim(&desk, json!({ "max": 100 })).len(), 1);
+    for (field, value) in [
+        ("max", json!(101)),
+        ("max", json!(0)),
+        ("wait_ms", json!(60_001)),
+        ("lease_ms", json!(999)),
+        ("functions", json!([])),
+        ("functions", json!("f")),
+        ("worker", json!("")),
+        ("queue", json!("a b")),
+        ("more", json!(1)),
+    ] {
+        let mut request = json!({ "functions": ["f"], "worker": "w" });
+        request[field] = value;
+        desk.post("/tasks/claim", request).is_problem(422);
+    }
+}
+
+#[test]
+fn a_cancelled_execution_takes_its_task_back() {
+    let desk = Desk::open();
+    let admin = desk.token(Role::Admin, None);
+    let ask = |path: &str, body: Value| desk.ask("POST", path).token(&admin).json(&body).send();
+    let start = ask("/executions", json!({ "source": "await f()", "functions": ["f"] }));
+    let id = start.json()["execution_id"].as_str().unwrap().to_owned();
+    let claim = json!({ "functions": ["f"], "worker": "w", "wait_ms": 60_000 });
+    let task = ask("/tasks/claim", claim).json()["items"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(ask(&format!("/executions/{id}/cancel"), json!({})).status, 202);
+    desk.wait_for(&id, "cancelled");
+    ask(&format!("/tasks/{task}/heartbeat"), json!({})).is_problem(409);
+    ask(&format!("/tasks/{task}/complete"), json!({ "result": 1 })).is_problem(409);
+}

@@ -23,7 +23,8 @@ $(VENV)/.tools: pyproject.toml
 	python3 -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet 'maturin>=1.9,<2' 'sqlalchemy>=2' pytest hypothesis ruff mypy \
-	  'rq>=2' 'redis>=5' 'boto3>=1.34' 'moto>=5'
+	  'rq>=2' 'redis>=5' 'boto3>=1.34' 'moto>=5' \
+	  'uvicorn>=0.30' 'httpx>=0.27' 'starlette>=0.40' 'schemathesis>=4'
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.tools $(RUST) $(BIN)

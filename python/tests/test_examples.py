@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -42,6 +43,14 @@ def test_example(name: str, end: str, tmp_path: Path) -> None:
     path = f"examples/{name}.py"
     assert run(path).endswith(end)
     assert run(path, str(tmp_path / "example.db")).endswith(end)
+
+
+def test_the_webhook_example() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shown = run("examples/with_webhook.py", str(port))
+    assert shown == 3 * "reported True\n" + "intro.mp4 + main.mp4 + credits.mp4\n"
 
 
 def test_the_rq_example(monkeypatch: pytest.MonkeyPatch) -> None:

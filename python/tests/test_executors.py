@@ -193,14 +193,6 @@ def test_the_interface() -> None:
     assert Least().get_stats() == {}
 
 
-def test_what_comes_later_says_so() -> None:
-    import durable_monty
-
-    assert "create_app" not in durable_monty.__all__
-    with pytest.raises(ImportError, match="create_app is not part of this release"):
-        durable_monty.create_app  # noqa: B018
-
-
 def test_everything_is_imported_when_it_is_used() -> None:
     """A process that only runs functions starts without SQLAlchemy and the engine."""
     code = (

@@ -51,7 +51,8 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<Server>> for JsonOrNothing<T
             return Ok(Self(T::default()));
         }
         checked?;
-        parse(&bytes).map(Self)
+        let given: Option<T> = parse(&bytes)?;
+        Ok(Self(given.unwrap_or_default()))
     }
 }
 

@@ -187,16 +187,23 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Server>>)> {
     ]
 }
 
+/// Paths where requests may wait for news: they have places of their own.
+const WAITING: [&str; 3] = ["/executions/{id}/events", "/executions/{id}/result", "/tasks/claim"];
+
 /// The whole HTTP contract.
 pub fn router(server: Arc<Server>) -> Router {
     let mut router = Router::new();
     for (path, methods) in routes() {
+        let methods = match WAITING.contains(&path) {
+            true => methods,
+            false => methods.layer(middleware::from_fn_with_state(server.clone(), bounded)),
+        };
         router = router.route(path, methods);
     }
     router
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(middleware::from_fn_with_state(server.clone(), bounded))
+        .layer(middleware::map_response(guarded))
         .with_state(server)
 }
 
@@ -216,14 +223,17 @@ async fn no_such_method() -> Problem {
     Problem::new(Kind::MethodNotAllowed, "this path does not know this method")
 }
 
-/// Bounds how many requests are worked on at once, and tells browsers not to make anything of
-/// what they are sent.
+/// Bounds how many requests are worked on at once.
 async fn bounded(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
     let Ok(_permit) = server.requests.clone().try_acquire_owned() else {
         let busy = Error::unavailable("the server is busy: try again");
         return Problem::from(busy).into_response();
     };
-    let mut response = next.run(request).await;
+    next.run(request).await
+}
+
+/// Tells browsers and proxies not to make anything of an answer, and not to keep it.
+async fn guarded(mut response: Response) -> Response {
     let headers = response.headers_mut();
     let value = axum::http::HeaderValue::from_static;
     headers.insert("x-content-type-options", value("nosniff"));

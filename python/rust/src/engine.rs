@@ -33,7 +33,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    fn engine(&self) -> PyResult<Arc<RustEngine>> {
+    pub(crate) fn engine(&self) -> PyResult<Arc<RustEngine>> {
         if std::process::id() != self.pid {
             return Err(to_python(Error::unavailable(
                 "this engine was opened before the process forked, and its threads stayed in the \

@@ -5,6 +5,7 @@
 
 mod engine;
 mod error;
+mod http;
 mod records;
 mod sqlite;
 mod task;
@@ -39,6 +40,8 @@ fn _internal(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<task::Task>()?;
+    module.add_class::<http::HttpApp>()?;
+    module.add_class::<http::Exchange>()?;
     module.add_class::<sqlite::SqliteConnection>()?;
     module.add_function(wrap_pyfunction!(worker_main, module)?)?;
     module.add_function(wrap_pyfunction!(migrate, module)?)?;

@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .api import create_app
     from .aio import AsyncOrchestratorService
     from .context import CallContext, current_call
     from .db import get_session, init_db
@@ -84,6 +85,7 @@ __all__ = [
     "RetryPolicy",
     "Unavailable",
     "Worker",
+    "create_app",
     "current_call",
     "execute_function",
     "from_json",
@@ -99,6 +101,7 @@ __all__ = [
 # What is imported when it is first used, by the module that defines it. A process that only runs
 # functions (a job of Redis Queue, a Lambda) then starts without SQLAlchemy and the engine.
 _HOMES = {
+    "api": ["create_app"],
     "aio": ["AsyncOrchestratorService"],
     "context": ["CallContext", "current_call"],
     "db": ["get_session", "init_db"],
@@ -140,6 +143,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = frozenset(
     [
         "aio",
+        "api",
         "context",
         "db",
         "errors",
@@ -154,7 +158,6 @@ _MODULES = frozenset(
         "worker",
     ]
 )
-_LATER = frozenset({"create_app"})
 
 
 def __getattr__(name: str) -> Any:
@@ -165,11 +168,6 @@ def __getattr__(name: str) -> Any:
         return value
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
-    if name in _LATER:
-        raise ImportError(
-            f"{name} is not part of this release: it comes with a later one. "
-            "Until then calls run with LocalExecutor or an Executor of your own"
-        )
     if name == "__version__":
         from importlib.metadata import version
 

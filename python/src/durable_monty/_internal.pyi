@@ -4,7 +4,7 @@ All methods release the GIL while they wait. Payloads are JSON text in the mappi
 docs/VALUES.md. Errors are raised as the exceptions of `durable_monty.errors`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 class ExecutionDict(TypedDict):
@@ -164,3 +164,27 @@ def migrate(url: str) -> tuple[int, int]:
     """Brings the schema up to date; versions before and after."""
 
 __version__: str
+
+class HttpApp:
+    """The HTTP API on an engine."""
+
+    @staticmethod
+    def open(engine: Engine, webhook_secret: str | None = None, tasks: bool = False) -> HttpApp:
+        """With `tasks` the engine's calls are handed to workers that claim them over HTTP."""
+    def request(
+        self,
+        method: bytes,
+        target: bytes,
+        headers: list[tuple[bytes, bytes]],
+        body: bytes | None,  # None: it did not arrive in time
+        client: str | None,
+    ) -> Exchange: ...
+    def close(self, grace_s: float) -> None: ...
+
+class Exchange:
+    """One request and its answer, which is taken piece by piece."""
+
+    def next(self, done: Callable[[str, Any, Any], None]) -> None:
+        """Has `done` called from another thread with `"head", status, headers`, then
+        `"body", bytes, None` any number of times, then `"end", None, None`."""
+    def cancel(self) -> None: ...

@@ -86,6 +86,23 @@ fn followers_are_bounded_and_give_their_place_back() {
 }
 
 #[test]
+fn whoever_waits_takes_no_place_of_those_who_work() {
+    let desk = Desk::open_with(Config { max_requests: 1, ..Config::default() });
+    let id = desk.start("await f()", &["f"]);
+    let path = format!("/executions/{id}/result?wait_ms=60000");
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> = (0..4).map(|_| scope.spawn(|| desk.get(&path).status)).collect();
+        let mut followed = desk.ask("GET", &format!("/executions/{id}/events")).follow();
+        followed.next().unwrap();
+        assert_eq!(desk.get("/executions").status, 200);
+        complete_next(&desk);
+        for waited in waiting {
+            assert_eq!(waited.join().unwrap(), 200);
+        }
+    });
+}
+
+#[test]
 fn whoever_sends_slowly_is_cut_off() {
     let config = Config { head_timeout_ms: 200, request_timeout_ms: 400, ..Config::default() };
     let desk = Desk::open_with(config);

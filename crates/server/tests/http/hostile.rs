@@ -74,7 +74,7 @@ fn bodies() -> Vec<Vec<u8>> {
     let mut bodies: Vec<Vec<u8>> = [
         "{",
         "}",
-        "null",
+        "nul",
         "[]",
         "[{}]",
         "1",

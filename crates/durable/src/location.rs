@@ -103,5 +103,6 @@ pub fn plan_migration(url: &str) -> Result<(u32, u32, &'static [&'static str])> 
             let (migrated, scripts) = durable_store::schema::plan(&path)?;
             Ok((migrated.from, migrated.to, scripts))
         }
+        Location::Postgres(options) => postgres_schema::plan(&options),
     }
 }

@@ -32,6 +32,24 @@ pub fn migrate(options: &PostgresOptions) -> Result<(u32, u32)> {
     Ok(prepare(&sessions)?)
 }
 
+/// What [`migrate`] would do: the versions before and after, and the scripts it would run. Nothing
+/// is changed.
+///
+/// # Errors
+/// As [`migrate`].
+pub fn plan(options: &PostgresOptions) -> Result<(u32, u32, &'static [&'static str])> {
+    let sessions = Sessions::open(options)?;
+    let from = sessions.block_on(async {
+        let connection = sessions.connection().await?;
+        let from = current_version(&connection, Frame::Bare).await?;
+        if from == 0 {
+            refuse_other_tables(&connection).await?;
+        }
+        Ok::<_, Fault>(from)
+    })?;
+    Ok((from, SCHEMA_VERSION, &MIGRATIONS[from as usize..]))
+}
+
 /// Applies what is missing.
 pub(super) fn prepare(sessions: &Sessions) -> Outcome<(u32, u32)> {
     sessions.block_on(async {
@@ -61,7 +79,6 @@ async fn apply_missing(connection: &Connection<'_>) -> Outcome<u32> {
     let from = current_version(connection, Frame::Bare).await?;
     if from == 0 {
         refuse_other_tables(connection).await?;
-        connection.simple(VERSIONS).await?;
     }
     for (index, script) in MIGRATIONS.iter().enumerate().skip(from as usize) {
         connection.simple(script).await?;
@@ -72,12 +89,6 @@ async fn apply_missing(connection: &Connection<'_>) -> Outcome<u32> {
     connection.run(Frame::Commit, &[]).await?;
     Ok(from)
 }
-
-const VERSIONS: &str = "
-CREATE TABLE durable_versions (
-    version bigint NOT NULL PRIMARY KEY,
-    applied_at timestamptz NOT NULL DEFAULT now()
-)";
 
 /// The version of our schema in this database; 0 when it is not there.
 async fn current_version(connection: &Connection<'_>, frame: Frame) -> Outcome<u32> {

@@ -5,6 +5,11 @@
 -- `column::jsonb` gives the rest. NUL, which text can't hold, is written as '␛@' (and ␛ as '␛␛').
 -- A payload is stored once: events refer to rows by call number.
 
+CREATE TABLE durable_versions (                -- of this schema
+    version bigint NOT NULL PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
 CREATE TABLE programs (
     id text COLLATE "C" NOT NULL PRIMARY KEY,   -- BLAKE3 of the definition
     definition json NOT NULL,                   -- canonical
@@ -82,7 +87,7 @@ CREATE TABLE execution_steps (
     completed_at timestamptz,
     UNIQUE (execution_id, call_id)
 ) WITH (fillfactor = 80);
-CREATE INDEX execution_steps_group ON execution_steps (resume_group_id);
+CREATE INDEX execution_steps_group ON execution_steps (resume_group_id, status);
 CREATE INDEX execution_steps_job ON execution_steps (job_id) WHERE job_id IS NOT NULL;
 
 CREATE VIEW calls AS SELECT * FROM execution_steps WHERE kind <> 'timer';

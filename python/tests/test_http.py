@@ -105,19 +105,21 @@ def test_an_execution_over_httpx(service: OrchestratorService, serve: Serve) -> 
         async with client_of(service) as client:
             started = await client.post("/executions", json=START)
             assert started.status_code == 201, started.text
-            id = started.json()["execution_id"]
-            assert started.headers["location"] == f"/executions/{id}"
-            waited = await client.get(f"/executions/{id}/result", params={"wait_ms": 30000})
+            execution = started.json()["execution_id"]
+            assert started.headers["location"] == f"/executions/{execution}"
+            waited = await client.get(f"/executions/{execution}/result", params={"wait_ms": 30000})
             assert waited.json()["output"] == 3
-            shown = await client.get(f"/executions/{id}")
+            shown = await client.get(f"/executions/{execution}")
             assert shown.headers["content-length"] == str(len(shown.content))
-            assert (await client.delete(f"/executions/{id}")).status_code == 204
-            missing = await client.get(f"/executions/{id}")
+            assert (await client.delete(f"/executions/{execution}")).status_code == 204
+            missing = await client.get(f"/executions/{execution}")
             assert missing.status_code == 404
             assert missing.headers["content-type"] == "application/problem+json"
             assert (await client.post("/executions", content=b"{" * 9)).status_code == 415
             large = await client.post(
-                "/executions", content=b" " * (17 << 20), headers={"Content-Type": "application/json"}
+                "/executions",
+                content=b" " * (17 << 20),
+                headers={"Content-Type": "application/json"},
             )
             assert large.status_code == 413
 
@@ -148,11 +150,11 @@ def test_events_are_followed_and_a_client_may_leave(
 ) -> None:
     app = create_app(service)
     with listening(app) as base, httpx.Client(base_url=base, timeout=PATIENCE_S) as client:
-        id = client.post("/executions", json=START).json()["execution_id"]
+        execution = client.post("/executions", json=START).json()["execution_id"]
         headers = {"Accept": "text/event-stream"}
-        with client.stream("GET", f"/executions/{id}/events", headers=headers) as left:
+        with client.stream("GET", f"/executions/{execution}/events", headers=headers) as left:
             assert next(left.iter_lines()) == ": the journal follows"
-        with client.stream("GET", f"/executions/{id}/events", headers=headers) as stream:
+        with client.stream("GET", f"/executions/{execution}/events", headers=headers) as stream:
             lines = stream.iter_lines()
             next(lines)
             with serve():
@@ -168,10 +170,10 @@ def test_events_are_followed_and_a_client_may_leave(
 
 def test_a_server_stops_while_somebody_follows(service: OrchestratorService) -> None:
     app = create_app(service)
-    id = service.start_execution("await add(1, 2)", ["add"])
+    execution = service.start_execution("await add(1, 2)", ["add"])
     with httpx.Client(timeout=PATIENCE_S) as client, contextlib.ExitStack() as stack:
         base = stack.enter_context(listening(app))
-        url = f"{base}/executions/{id}/events"
+        url = f"{base}/executions/{execution}/events"
         headers = {"Accept": "text/event-stream"}
         stream = stack.enter_context(client.stream("GET", url, headers=headers))
         next(stream.iter_lines())
@@ -179,10 +181,10 @@ def test_a_server_stops_while_somebody_follows(service: OrchestratorService) -> 
 
 
 def test_webhooks_are_signed(service: OrchestratorService) -> None:
-    id = service.start_execution("await add(1, 2)", ["add"])
-    service.process_execution(id)
+    execution = service.start_execution("await add(1, 2)", ["add"])
+    service.process_execution(execution)
     with TestClient(create_app(service, webhook_secret="s")) as client:
-        report = {"execution_id": id, "call_id": 0, "result": 4}
+        report = {"execution_id": execution, "call_id": 0, "result": 4}
         assert client.post("/webhook/complete", json=report).status_code == 401
         body = json.dumps(report).encode()
         headers = {
@@ -191,20 +193,20 @@ def test_webhooks_are_signed(service: OrchestratorService) -> None:
         }
         taken = client.post("/webhook/complete", content=body, headers=headers)
         assert taken.json()["applied"] is True
-        report["token"] = webhooks.token(f"{id}:0", "s")
+        report["token"] = webhooks.token(f"{execution}:0", "s")
         assert client.post("/webhook/complete", json=report).json()["applied"] is False
-    service.process_execution(id)
-    assert service.get_result(id) == 4
+    service.process_execution(execution)
+    assert service.get_result(execution) == 4
 
 
 def test_tasks_are_handed_out(service: OrchestratorService) -> None:
     with TestClient(create_app(service, tasks=True)) as client:
-        id = client.post("/executions", json=START).json()["execution_id"]
+        execution = client.post("/executions", json=START).json()["execution_id"]
         claim = {"functions": ["add"], "worker": "w", "wait_ms": 30000}
         (task,) = client.post("/tasks/claim", json=claim).json()["items"]
         done = client.post(f"/tasks/{task['id']}/complete", json={"result": sum(task["args"])})
         assert done.json() == {"applied": True}
-        waited = client.get(f"/executions/{id}/result", params={"wait_ms": 30000})
+        waited = client.get(f"/executions/{execution}/result", params={"wait_ms": 30000})
         assert waited.json()["output"] == 3
 
 
@@ -250,8 +252,8 @@ def test_the_example_workers(tool: str, tmp_path: Path) -> None:
             worker.stdin.write(text)
             worker.stdin.close()
             request = {"source": f"from asyncio import gather\n{source}", "functions": functions}
-            id = httpx.post(f"{base}/executions", json=request).json()["execution_id"]
-            result = f"{base}/executions/{id}/result?wait_ms=30000"
+            execution = httpx.post(f"{base}/executions", json=request).json()["execution_id"]
+            result = f"{base}/executions/{execution}/result?wait_ms=30000"
             assert httpx.get(result, timeout=PATIENCE_S * 2).json()["output"] == expected
         finally:
             worker.kill()
@@ -282,9 +284,9 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
     database = ["--db", f"sqlite:///{tmp_path}/app.db"]
     with durable_serve(tmp_path, *database, "--functions", "tasks.py") as base:
         first, rest = look.split("\ncurl", 1)
-        id = json.loads(run(first, URL=base))["execution_id"]
-        run(f"curl -s '{base}/executions/{id}/result?wait_ms=30000'")
-        shown = run("curl" + rest, URL=base, ID=id)
+        execution = json.loads(run(first, URL=base))["execution_id"]
+        run(f"curl -s '{base}/executions/{execution}/result?wait_ms=30000'")
+        shown = run("curl" + rest, URL=base, ID=execution)
         assert '"output":42' in shown
         assert "event: end" in shown
         request = json.dumps({"source": "import asyncio\nawait asyncio.sleep(600)"})
@@ -297,10 +299,10 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
         run("\n".join(script), URL=base, ID=other)
         create, listed, revoke, use = access.splitlines()
         token = run(create, DURABLE_DB=database[1]).strip()
-        id = token.split("_")[1]
-        assert id in run(listed, DURABLE_DB=database[1])
+        token_id = token.split("_")[1]
+        assert token_id in run(listed, DURABLE_DB=database[1])
         assert '"items"' in run(use, URL=base, TOKEN=token)
-        run(revoke.replace("ID", id), DURABLE_DB=database[1])
+        run(revoke.replace("ID", token_id), DURABLE_DB=database[1])
 
 
 def test_the_document_and_the_code_agree(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import create_app
     from .aio import AsyncOrchestratorService
+    from .api import create_app
     from .context import CallContext, current_call
     from .db import get_session, init_db
     from .errors import (

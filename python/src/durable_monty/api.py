@@ -123,10 +123,10 @@ class App:
             await _body(receive),
             client[0] if client else None,
         )
-        gone = asyncio.ensure_future(_disconnected(receive))
+        gone: asyncio.Future[Any] = asyncio.ensure_future(_disconnected(receive))
         try:
             while True:
-                piece = _next(exchange)
+                piece: asyncio.Future[Any] = _next(exchange)
                 await asyncio.wait({piece, gone}, return_when=asyncio.FIRST_COMPLETED)
                 if not piece.done():
                     return

@@ -76,7 +76,8 @@ pub(crate) enum StatusWord {
 }
 
 /// List executions, newest first
-#[utoipa::path(get, path = "/executions", tag = "executions", params(ListParams),
+#[utoipa::path(get, path = "/executions", operation_id = "list_executions",
+    tag = "executions", params(ListParams),
     responses((status = 200, description = "A page of executions", body = ExecutionPage),
         Refusals))]
 pub(crate) async fn list(
@@ -151,7 +152,7 @@ fn read_page(
 }
 
 /// Show an execution
-#[utoipa::path(get, path = "/executions/{id}", tag = "executions",
+#[utoipa::path(get, path = "/executions/{id}", operation_id = "get_execution", tag = "executions",
     params(("id" = String, Path, format = "uuid", description = "The execution")),
     responses((status = 200, description = "The execution", body = ExecutionView), Refusals))]
 pub(crate) async fn get(
@@ -183,7 +184,8 @@ pub(crate) struct CallPage {
 }
 
 /// List the calls and timers of an execution
-#[utoipa::path(get, path = "/executions/{id}/calls", tag = "executions",
+#[utoipa::path(get, path = "/executions/{id}/calls", operation_id = "list_calls",
+    tag = "executions",
     params(("id" = String, Path, format = "uuid", description = "The execution"),
         ("cursor" = Option<u32>, Query, description = "`next_cursor` of the page before",
             minimum = 0, maximum = 4294967295u64),

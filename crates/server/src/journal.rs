@@ -58,7 +58,8 @@ pub(crate) struct EventPage {
 /// With `Accept: text/event-stream` the events are sent as they are written, each with its
 /// sequence as id, until the execution has ended; the last one is named `end`. Comments are sent
 /// as heartbeats. A client that was interrupted goes on with `Last-Event-ID`.
-#[utoipa::path(get, path = "/executions/{id}/events", tag = "executions",
+#[utoipa::path(get, path = "/executions/{id}/events", operation_id = "read_events",
+    tag = "executions",
     params(("id" = String, Path, format = "uuid", description = "The execution"),
         ("after" = Option<u64>, Query, minimum = 0, maximum = 9223372036854775807u64,
             description = "Only events after this sequence"),

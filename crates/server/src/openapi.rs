@@ -65,8 +65,8 @@ pub(crate) enum Refusals {
     ),
     paths(
         executions::list, start::start, executions::get, operate::delete, executions::calls,
-        journal::events, results::result, operate::cancel, operate::pause, operate::resume, operate::retry,
-        operate::bulk, tasks::claim, tasks::heartbeat, tasks::complete, tasks::fail,
+        journal::events, results::result, operate::cancel, operate::pause, operate::resume,
+        operate::retry, operate::bulk, tasks::claim, tasks::heartbeat, tasks::complete, tasks::fail,
         webhook::complete, workers::list, tokens::list, tokens::create, tokens::revoke,
         workers::health, workers::ready, openapi
     ),
@@ -97,7 +97,8 @@ pub fn document() -> &'static str {
 }
 
 /// This document
-#[utoipa::path(get, path = "/openapi.json", tag = "server", security(()),
+#[utoipa::path(get, path = "/openapi.json", operation_id = "get_document",
+    tag = "server", security(()),
     responses((status = 200, description = "The document", body = serde_json::Value)))]
 pub(crate) async fn openapi() -> Response {
     let mut response = Response::new(Body::from(document()));
@@ -118,5 +119,18 @@ mod tests {
         let served: BTreeSet<_> =
             crate::routes().into_iter().map(|(path, _)| path.to_owned()).collect();
         assert_eq!(documented, served);
+    }
+
+    #[test]
+    fn every_operation_has_a_name_of_its_own() {
+        let document: serde_json::Value = serde_json::from_str(document()).unwrap();
+        let names: Vec<_> = document["paths"]
+            .as_object()
+            .unwrap()
+            .values()
+            .flat_map(|operations| operations.as_object().unwrap().values())
+            .map(|operation| operation["operationId"].as_str().unwrap())
+            .collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
     }
 }

@@ -67,7 +67,8 @@ async fn steer(
 /// End an execution
 ///
 /// No further call of it is run. The engine that runs it does so within its poll interval.
-#[utoipa::path(post, path = "/executions/{id}/cancel", tag = "executions",
+#[utoipa::path(post, path = "/executions/{id}/cancel", operation_id = "cancel_execution",
+    tag = "executions",
     params(("id" = String, Path, format = "uuid", description = "The execution")),
     request_body(content = Option<Reason>),
     responses((status = 202, description = "It is asked for; the execution as it is now",
@@ -87,7 +88,8 @@ pub(crate) async fn cancel(
 /// Stop advancing an execution
 ///
 /// Results that come in meanwhile are kept.
-#[utoipa::path(post, path = "/executions/{id}/pause", tag = "executions",
+#[utoipa::path(post, path = "/executions/{id}/pause", operation_id = "pause_execution",
+    tag = "executions",
     params(("id" = String, Path, format = "uuid", description = "The execution")),
     request_body(content = Option<Reason>),
     responses((status = 202, description = "It is asked for; the execution as it is now",
@@ -105,7 +107,8 @@ pub(crate) async fn pause(
 }
 
 /// Let a paused execution go on
-#[utoipa::path(post, path = "/executions/{id}/resume", tag = "executions",
+#[utoipa::path(post, path = "/executions/{id}/resume", operation_id = "resume_execution",
+    tag = "executions",
     params(("id" = String, Path, format = "uuid", description = "The execution")),
     responses((status = 202, description = "It is asked for; the execution as it is now",
         body = ExecutionView), Refusals))]
@@ -122,7 +125,8 @@ pub(crate) async fn resume(
 /// Let a failed execution go on from where it failed
 ///
 /// Calls whose failure was the cause are made again; what has completed stays.
-#[utoipa::path(post, path = "/executions/{id}/retry", tag = "executions",
+#[utoipa::path(post, path = "/executions/{id}/retry", operation_id = "retry_execution",
+    tag = "executions",
     params(("id" = String, Path, format = "uuid", description = "The execution")),
     responses((status = 202, description = "It goes on; the execution as it is now",
         body = ExecutionView), Refusals))]
@@ -139,7 +143,8 @@ pub(crate) async fn retry(
 /// Remove an execution with everything that is stored about it
 ///
 /// Refused while a worker holds it.
-#[utoipa::path(delete, path = "/executions/{id}", tag = "executions",
+#[utoipa::path(delete, path = "/executions/{id}", operation_id = "delete_execution",
+    tag = "executions",
     params(("id" = String, Path, format = "uuid", description = "The execution")),
     responses((status = 204, description = "It is gone"), Refusals))]
 pub(crate) async fn delete(
@@ -256,7 +261,8 @@ pub(crate) struct BulkFailure {
 }
 
 /// Cancel, pause, resume, retry or delete every execution that fits a filter
-#[utoipa::path(post, path = "/executions/bulk", tag = "executions", request_body = BulkRequest,
+#[utoipa::path(post, path = "/executions/bulk", operation_id = "steer_executions",
+    tag = "executions", request_body = BulkRequest,
     responses((status = 200, description = "How many it was done to", body = BulkResult),
         Refusals))]
 pub(crate) async fn bulk(

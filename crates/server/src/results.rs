@@ -50,7 +50,8 @@ impl ExecutionResult {
 /// Wait for what comes of an execution
 ///
 /// Answers as soon as it has ended, at the latest after `wait_ms`.
-#[utoipa::path(get, path = "/executions/{id}/result", tag = "executions",
+#[utoipa::path(get, path = "/executions/{id}/result", operation_id = "get_result",
+    tag = "executions",
     params(("id" = String, Path, format = "uuid", description = "The execution"),
         ("wait_ms" = Option<u64>, Query, minimum = 0, maximum = 60000,
             description = "How long to wait at most; by default not at all")),

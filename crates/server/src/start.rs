@@ -79,7 +79,8 @@ pub(crate) struct Started {
 /// Start an execution
 ///
 /// When the answer comes, the execution survives a crash.
-#[utoipa::path(post, path = "/executions", tag = "executions", request_body = StartRequest,
+#[utoipa::path(post, path = "/executions", operation_id = "start_execution",
+    tag = "executions", request_body = StartRequest,
     params(("Idempotency-Key" = Option<String>, Header,
         description = "Two starts with the same key in one namespace are one")),
     responses(

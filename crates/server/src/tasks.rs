@@ -158,7 +158,8 @@ impl Server {
 ///
 /// A task is the worker's own for `lease_ms`, and again after each heartbeat; then it is handed
 /// to another, with the same idempotency key.
-#[utoipa::path(post, path = "/tasks/claim", tag = "tasks", request_body = ClaimRequest,
+#[utoipa::path(post, path = "/tasks/claim", operation_id = "claim_tasks",
+    tag = "tasks", request_body = ClaimRequest,
     responses((status = 200, description = "What there is to do", body = TaskList), Refusals))]
 pub(crate) async fn claim(
     Works(caller): Works,
@@ -212,7 +213,7 @@ pub(crate) struct Heartbeat {}
 ///
 /// Refused with 409 when nobody waits for the task any more, or another worker has it: stop
 /// working on it.
-#[utoipa::path(post, path = "/tasks/{id}/heartbeat", tag = "tasks",
+#[utoipa::path(post, path = "/tasks/{id}/heartbeat", operation_id = "keep_task", tag = "tasks",
     params(("id" = String, Path, description = "The task")),
     responses((status = 200, description = "It is yours for another while", body = Alive),
         Refusals))]
@@ -304,7 +305,7 @@ const APPLIED: Applied = Applied { applied: true };
 /// When the answer comes, the result survives a crash. Any server on the store takes it. Refused
 /// with 409 when it is late or repeated, or the task has been handed to another worker; nothing
 /// is changed then.
-#[utoipa::path(post, path = "/tasks/{id}/complete", tag = "tasks",
+#[utoipa::path(post, path = "/tasks/{id}/complete", operation_id = "complete_task", tag = "tasks",
     params(("id" = String, Path, description = "The task")), request_body = CompleteRequest,
     responses((status = 200, description = "It counts", body = Applied), Refusals))]
 pub(crate) async fn complete(
@@ -349,7 +350,7 @@ fn close(
 /// Another attempt follows if the function's retry policy says so, unless `retryable` is false.
 /// Retries are up to the process that handed the task out: a retryable failure is refused by
 /// others with 409, and the task is handed out again when its lease is over.
-#[utoipa::path(post, path = "/tasks/{id}/fail", tag = "tasks",
+#[utoipa::path(post, path = "/tasks/{id}/fail", operation_id = "fail_task", tag = "tasks",
     params(("id" = String, Path, description = "The task")), request_body = FailRequest,
     responses((status = 200, description = "It counts", body = Applied), Refusals))]
 pub(crate) async fn fail(

@@ -109,7 +109,7 @@ pub(crate) struct NewTokenView {
 }
 
 /// List access tokens
-#[utoipa::path(get, path = "/tokens", tag = "tokens",
+#[utoipa::path(get, path = "/tokens", operation_id = "list_tokens", tag = "tokens",
     responses((status = 200, description = "The tokens", body = TokenList), Refusals))]
 pub(crate) async fn list(
     Administers(caller): Administers,
@@ -134,7 +134,8 @@ fn sees(caller: &Caller, token: &TokenRecord) -> bool {
 }
 
 /// Make an access token
-#[utoipa::path(post, path = "/tokens", tag = "tokens", request_body = TokenRequest,
+#[utoipa::path(post, path = "/tokens", operation_id = "create_token",
+    tag = "tokens", request_body = TokenRequest,
     responses((status = 201, description = "The token, shown this once", body = NewTokenView),
         Refusals))]
 pub(crate) async fn create(
@@ -165,7 +166,7 @@ pub(crate) async fn create(
 }
 
 /// Revoke an access token
-#[utoipa::path(delete, path = "/tokens/{id}", tag = "tokens",
+#[utoipa::path(delete, path = "/tokens/{id}", operation_id = "revoke_token", tag = "tokens",
     params(("id" = String, Path, description = "The public half of the token")),
     responses((status = 204, description = "It is worth nothing any more"), Refusals))]
 pub(crate) async fn revoke(

@@ -163,7 +163,8 @@ fn split(text: &str) -> (&str, &str) {
 /// field `token`; or with a signature of the body, `X-Durable-Signature: t=SECONDS,v1=HEX`, the
 /// HMAC-SHA256 of `SECONDS.BODY`, at most five minutes old; or with an access token of role
 /// worker. Without a secret on the server, reports are taken from the same machine.
-#[utoipa::path(post, path = "/webhook/complete", tag = "webhook", request_body = Report,
+#[utoipa::path(post, path = "/webhook/complete", operation_id = "report_job",
+    tag = "webhook", request_body = Report,
     params(("X-Durable-Signature" = Option<String>, Header,
         description = "`t=SECONDS,v1=HEX`, a signature of the body")),
     responses((status = 200, description = "Whether the report counts", body = Taken), Refusals))]

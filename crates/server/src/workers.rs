@@ -30,14 +30,14 @@ pub(crate) struct Health {
 const WELL: Health = Health { status: "ok" };
 
 /// Whether the process answers
-#[utoipa::path(get, path = "/health", tag = "server", security(()),
+#[utoipa::path(get, path = "/health", operation_id = "get_health", tag = "server", security(()),
     responses((status = 200, description = "It does", body = Health)))]
 pub(crate) async fn health() -> Response {
     json(StatusCode::OK, &WELL)
 }
 
 /// Whether the store can be reached
-#[utoipa::path(get, path = "/ready", tag = "server", security(()),
+#[utoipa::path(get, path = "/ready", operation_id = "get_readiness", tag = "server", security(()),
     responses((status = 200, description = "It can", body = Health), Refusals))]
 pub(crate) async fn ready(
     State(server): State<Arc<Server>>,
@@ -101,7 +101,7 @@ pub(crate) struct WorkerList {
 }
 
 /// List the workers of the fleet
-#[utoipa::path(get, path = "/workers", tag = "server",
+#[utoipa::path(get, path = "/workers", operation_id = "list_workers", tag = "server",
     responses((status = 200, description = "The workers", body = WorkerList), Refusals))]
 pub(crate) async fn list(
     Looks(caller): Looks,

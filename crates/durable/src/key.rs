@@ -10,10 +10,12 @@ use std::{
     fs::{self, OpenOptions},
     io::{ErrorKind, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use durable_core::{Error, Result};
 use durable_interpreter::SnapshotKey;
+use durable_store::{KeyRing, SealedStore, Store};
 
 use crate::Location;
 
@@ -49,6 +51,23 @@ fn of_user() -> Result<SnapshotKey> {
     let path = directory.join("snapshot.key");
     tracing::info!(file = %path.display(), "key of the snapshots; hosts should share {VARIABLE}");
     in_file(path)
+}
+
+/// The environment variable that holds the keys which payloads are sealed with.
+const ENCRYPTION_VARIABLE: &str = "DURABLE_ENCRYPTION_KEYS";
+
+/// Seals payloads if there are keys to seal them with. Without keys what is sealed is refused, and
+/// not taken for a payload.
+pub(crate) fn sealed(store: Arc<dyn Store>) -> Result<SealedStore> {
+    let keys = match std::env::var(ENCRYPTION_VARIABLE) {
+        Ok(text) if !text.is_empty() => KeyRing::parse(&text)
+            .map_err(|error| Error::invalid(format!("{ENCRYPTION_VARIABLE}: {error}")))?,
+        Err(std::env::VarError::NotUnicode(_)) => {
+            return Err(Error::invalid(format!("{ENCRYPTION_VARIABLE} is no text")));
+        }
+        Ok(_) | Err(std::env::VarError::NotPresent) => KeyRing::default(),
+    };
+    Ok(SealedStore::new(store, keys))
 }
 
 fn beside(database: &Path) -> Result<SnapshotKey> {

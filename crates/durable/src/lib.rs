@@ -158,7 +158,7 @@ impl Builder {
     /// As [`Builder::open`].
     pub fn open_engine(self) -> Result<Engine> {
         let location = Location::parse(&self.url)?;
-        let store = location.open(self.durability)?;
+        let store = Arc::new(key::sealed(location.open(self.durability)?)?);
         let runner = worker::pool(self.isolation, self.workers, key::of(&location)?)?;
         let mut parts = durable_engine::Parts::system(store, runner);
         parts.config = self.config;

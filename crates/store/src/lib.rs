@@ -13,6 +13,7 @@ mod record;
 mod refusal;
 mod registry;
 mod rows;
+mod sealed;
 mod sqlite;
 
 use durable_core::{
@@ -25,6 +26,7 @@ pub use memory::MemoryStore;
 pub use postgres::{PostgresOptions, PostgresStore, schema as postgres_schema};
 pub use record::{CallRecord, Control, ExecutionRecord, Labels, ListFilter, Loaded, StoredProgram};
 pub use registry::{Role, TokenRecord, WorkerRecord};
+pub use sealed::{KeyRing, SealedStore};
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous, schema};
 
 /// One member of a batch.

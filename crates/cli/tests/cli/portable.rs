@@ -1,6 +1,6 @@
 //! `durable export`, `durable import`, `durable copy`, `durable pause` and `durable migrate`.
 
-use crate::support::Desk;
+use crate::support::{Desk, Ended};
 
 const THERE: &str = "sqlite:///there.db";
 
@@ -85,4 +85,31 @@ fn a_dry_run_of_migrate_says_what_it_would_do_and_changes_nothing() {
     let planned = desk.durable(&["migrate", "--dry-run"]);
     assert!(planned.err.contains("already") && planned.out.is_empty(), "{planned:?}");
     assert_eq!(std::fs::read(desk.path("durable.db")).unwrap(), bytes);
+}
+
+#[test]
+fn payloads_are_sealed_with_keys_from_the_environment() {
+    const KEYS: &str = "k1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let desk = Desk::new(&[("flow.py", "import asyncio\nawait asyncio.sleep(0.001)\n'hush'\n")]);
+    let with_keys = |arguments: &[&str]| {
+        let mut command = desk.command(arguments);
+        Ended::of(command.env("DURABLE_ENCRYPTION_KEYS", KEYS).output().unwrap())
+    };
+    let ended = with_keys(&["run", "flow.py"]);
+    assert_eq!((ended.code, ended.out.as_str()), (0, "\"hush\"\n"), "{ended:?}");
+    let id = desk.newest();
+    let shown = with_keys(&["show", &id]);
+    assert!(shown.out.contains("hush"), "{shown:?}");
+    let refused = desk.durable(&["show", &id]);
+    assert_eq!(refused.code, 4, "{refused:?}");
+    assert!(refused.err.contains("'k1'") && refused.out.is_empty(), "{refused:?}");
+    assert!(!desk.durable(&["list"]).out.contains("hush"));
+    // A file holds what the keys opened; the other database has none.
+    desk.write("run.json", &with_keys(&["export", &id]).out);
+    assert_eq!(desk.durable(&["import", "run.json", "--db", THERE]).code, 0);
+    assert!(desk.durable(&["show", &id, "--db", THERE]).out.contains("hush"));
+    let mut command = desk.command(&["list"]);
+    let wrong = Ended::of(command.env("DURABLE_ENCRYPTION_KEYS", "k1:short").output().unwrap());
+    assert_eq!(wrong.code, 2, "{wrong:?}");
+    assert!(!wrong.err.contains("short"), "{wrong:?}");
 }

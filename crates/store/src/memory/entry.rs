@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use durable_core::{
     Call, CallId, CallStatus, Event, Execution, ExecutionId, Failure, Lease, Outcome, Owner,
-    Payload, Recorded, Request, Result, Retried, Snapshot, Status, Transition, UnixMs,
+    Payload, Recorded, Request, Result, Retried, Snapshot, Status, Transition, UnixMs, apply,
 };
 
 use super::Terms;
@@ -290,6 +290,12 @@ impl Entry {
     /// Commits a transition, or changes nothing.
     pub(super) fn commit(&mut self, transition: &Transition) -> Result<()> {
         self.refuse_if_lost(transition)?;
+        // From the events, as every reader of the journal has it.
+        let mut state = self.state.clone();
+        for event in &transition.events {
+            apply(&mut state, event)?;
+        }
+        state.version = transition.after.version;
         refuse_calls(transition, |call| {
             let stored = self.calls.get(&call)?;
             Some(CallStanding { status: stored.record.status, reported: stored.reported() })
@@ -319,7 +325,7 @@ impl Entry {
             self.control = None;
         }
         self.wake_at_ms = if transition.release { after.wake_at_ms() } else { None };
-        self.state = (**after).clone();
+        self.state = state;
         self.record.status = after.status;
         self.record.version = after.version;
         self.record.completed_at_ms = ended.then_some(transition.at_ms);

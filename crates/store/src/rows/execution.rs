@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use durable_core::{
-    CallId, Dictionary, Error, ExecutionId, Failure, Payload, Program, ProgramId,
-    Result, Status, UnixMs,
+    CallId, Dictionary, Error, ExecutionId, Failure, Payload, Program, ProgramId, Result, Status,
+    UnixMs,
 };
 
 use crate::{ExecutionRecord, Labels, StoredProgram};

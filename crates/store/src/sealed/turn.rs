@@ -1,0 +1,238 @@
+//! Sealing and opening what belongs to one execution: the same walk in both directions.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use durable_core::{
+    Call, Error, Event, Execution, ExecutionId, Failure, Outcome, Payload, Recorded, Request,
+    Result, Retried, Snapshot,
+};
+use serde::{Deserialize, Serialize};
+
+use super::KeyRing;
+use crate::{CallRecord, ExecutionRecord, Loaded};
+
+/// The version of the sealed form.
+const VERSION: &str = "1";
+
+/// How sealed bytes begin: this, the length of the key's name, and the name.
+const MAGIC: &[u8] = b"DMSEALED";
+
+/// A sealed payload as it is stored: still JSON, for columns that want it.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sealed<'a> {
+    #[serde(rename = "$sealed")]
+    version: &'a str,
+    key: &'a str,
+    data: std::borrow::Cow<'a, str>,
+}
+
+/// Which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Seal,
+    Open,
+}
+
+/// Seals or opens what belongs to one execution. What is sealed is bound to its place: the
+/// execution and, within it, the call or the event.
+pub(super) struct Turn<'a> {
+    pub(super) keys: &'a KeyRing,
+    pub(super) way: Way,
+    pub(super) id: ExecutionId,
+}
+
+impl Turn<'_> {
+    /// The text sealed or opened; `None` when it stays as it is.
+    fn text(&self, text: &str, place: &str) -> Result<Option<String>> {
+        let place = || format!("execution {}, {place}", self.id);
+        match self.way {
+            Way::Seal => {
+                let (key, sealed) = self.keys.seal(&place(), text.as_bytes())?;
+                let data = BASE64_STANDARD.encode(sealed).into();
+                let json = serde_json::to_string(&Sealed { version: VERSION, key, data });
+                json.map(Some).map_err(|error| {
+                    Error::internal(format!("{} can't be sealed: {error}", place()))
+                })
+            }
+            // What was written before there were keys is not sealed.
+            Way::Open => match as_sealed(text) {
+                None => Ok(None),
+                Some(Sealed { version: VERSION, key, data }) => {
+                    let place = place();
+                    let torn = || Error::corrupt(format!("{place} is sealed, and torn"));
+                    let sealed = BASE64_STANDARD.decode(&*data).map_err(|_| torn())?;
+                    let opened = self.keys.open(key, &place, &sealed)?;
+                    String::from_utf8(opened).map(Some).map_err(|_| torn())
+                }
+                Some(Sealed { version, .. }) => Err(Error::corrupt(format!(
+                    "{} is sealed in the form {version}, this version knows {VERSION}: upgrade \
+                     durable",
+                    place()
+                ))),
+            },
+        }
+    }
+
+    fn string(&self, string: &mut String, place: &str) -> Result<()> {
+        if let Some(text) = self.text(string, place)? {
+            *string = text;
+        }
+        Ok(())
+    }
+
+    pub(super) fn payload(&self, payload: &mut Payload, place: &str) -> Result<()> {
+        if let Some(text) = self.text(payload.as_str(), place)? {
+            *payload = Payload::trusted(text);
+        }
+        Ok(())
+    }
+
+    /// Type and cause stay readable.
+    pub(super) fn failure(&self, failure: &mut Failure, place: &str) -> Result<()> {
+        if !failure.message.is_empty() {
+            self.string(&mut failure.message, &format!("{place}, message"))?;
+        }
+        match &mut failure.traceback {
+            Some(traceback) => self.string(traceback, &format!("{place}, traceback")),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn outcome(&self, call: u32, outcome: &mut Outcome) -> Result<()> {
+        match outcome {
+            Outcome::Completed(result) => self.payload(result, &result_of(call)),
+            Outcome::Failed(failure) => self.failure(failure, &error_of(call)),
+        }
+    }
+
+    fn call(&self, call: &mut Call) -> Result<()> {
+        let id = call.id();
+        match &mut call.new.request {
+            Request::Function { args, kwargs, .. } => {
+                self.payload(args, &format!("call {id}, args"))?;
+                self.payload(kwargs, &format!("call {id}, kwargs"))
+            }
+            Request::Timer { .. } => Ok(()),
+        }
+    }
+
+    pub(super) fn event(&self, event: &mut Event, sequence: u64) -> Result<()> {
+        match event {
+            Event::CallRequested(call) => self.call(call),
+            Event::CallRetrying { call, failure, .. } | Event::CallFailed { call, failure, .. } => {
+                self.failure(failure, &error_of(*call))
+            }
+            Event::CallCompleted { call, result, .. } => self.payload(result, &result_of(*call)),
+            Event::Printed { text } => self.string(text, &format!("event {sequence}, printed")),
+            Event::ExecutionCompleted { output } => self.payload(output, OUTPUT),
+            Event::ExecutionFailed { failure } => self.failure(failure, ERROR),
+            Event::ExecutionRetried(retried) => self.retried(retried),
+            Event::ExecutionStarted { .. }
+            | Event::TimerStarted(_)
+            | Event::TimerFired { .. }
+            | Event::ExecutionPaused { .. }
+            | Event::ExecutionResumed
+            | Event::ExecutionCancelled { .. } => Ok(()),
+        }
+    }
+
+    fn retried(&self, retried: &mut Retried) -> Result<()> {
+        let Retried { open, again, dropped, failure } = retried;
+        for call in open.iter_mut().chain(dropped) {
+            self.call(call)?;
+        }
+        for (call, failure) in again {
+            self.failure(failure, &error_of(*call))?;
+        }
+        self.failure(failure, ERROR)
+    }
+
+    pub(super) fn journal(&self, journal: &mut [Recorded]) -> Result<()> {
+        journal
+            .iter_mut()
+            .try_for_each(|recorded| self.event(&mut recorded.event, recorded.sequence))
+    }
+
+    fn state(&self, state: &mut Execution) -> Result<()> {
+        state.open_calls.values_mut().try_for_each(|call| self.call(call))
+    }
+
+    pub(super) fn loaded(&self, loaded: &mut Loaded) -> Result<()> {
+        self.state(&mut loaded.execution)?;
+        self.payload(&mut loaded.inputs, INPUTS)?;
+        self.journal(&mut loaded.tail)?;
+        for (call, outcome) in &mut loaded.inbox {
+            self.outcome(*call, outcome)?;
+        }
+        if let Some((snapshot, _)) = &mut loaded.snapshot {
+            self.snapshot(snapshot)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn record(&self, record: &mut ExecutionRecord) -> Result<()> {
+        self.payload(&mut record.inputs, INPUTS)?;
+        if let Some(output) = &mut record.output {
+            self.payload(output, OUTPUT)?;
+        }
+        record.failure.as_mut().map_or(Ok(()), |failure| self.failure(failure, ERROR))
+    }
+
+    pub(super) fn call_record(&self, record: &mut CallRecord) -> Result<()> {
+        let id = record.id;
+        if !record.is_timer {
+            self.payload(&mut record.args, &format!("call {id}, args"))?;
+            self.payload(&mut record.kwargs, &format!("call {id}, kwargs"))?;
+        }
+        if let Some(result) = &mut record.result {
+            self.payload(result, &result_of(id))?;
+        }
+        record.failure.as_mut().map_or(Ok(()), |failure| self.failure(failure, &error_of(id)))
+    }
+
+    pub(super) fn snapshot(&self, snapshot: &mut Snapshot) -> Result<()> {
+        let place = format!("execution {}, snapshot", self.id);
+        *snapshot = Snapshot(bytes(self.keys, self.way, &place, &snapshot.0)?);
+        Ok(())
+    }
+}
+
+pub(super) const INPUTS: &str = "inputs";
+const OUTPUT: &str = "output";
+const ERROR: &str = "error";
+
+fn result_of(call: u32) -> String {
+    format!("call {call}, result")
+}
+
+fn error_of(call: u32) -> String {
+    format!("call {call}, error")
+}
+
+fn as_sealed(text: &str) -> Option<Sealed<'_>> {
+    (text.starts_with('{') && text.contains("\"$sealed\""))
+        .then(|| serde_json::from_str(text).ok())?
+}
+
+/// Seals or opens bytes: snapshots and dictionaries.
+pub(super) fn bytes(keys: &KeyRing, way: Way, place: &str, bytes: &[u8]) -> Result<Arc<[u8]>> {
+    match way {
+        Way::Seal => {
+            let (key, sealed) = keys.seal(place, bytes)?;
+            Ok([MAGIC, &[key.len() as u8], key.as_bytes(), &sealed].concat().into())
+        }
+        Way::Open => {
+            let Some((length, rest)) = bytes.strip_prefix(MAGIC).and_then(<[u8]>::split_first)
+            else {
+                return Ok(bytes.into());
+            };
+            let parts = rest.split_at_checked(usize::from(*length));
+            let parts = parts.and_then(|(key, data)| Some((std::str::from_utf8(key).ok()?, data)));
+            let (key, sealed) =
+                parts.ok_or_else(|| Error::corrupt(format!("{place} is sealed, and torn")))?;
+            Ok(keys.open(key, place, sealed)?.into())
+        }
+    }
+}

@@ -4,10 +4,12 @@
 //! and the store commits it as one durable transaction (group commit). A member of a batch that
 //! loses its comparison changes nothing and fails alone. Reads run beside the writer.
 
+mod batch;
 mod check;
 pub mod conformance;
 mod control;
 mod memory;
+mod mysql;
 mod postgres;
 mod record;
 mod refusal;
@@ -15,6 +17,7 @@ mod registry;
 mod rows;
 mod sealed;
 mod sqlite;
+mod waiting;
 
 use durable_core::{
     CallId, Dictionary, ExecutionId, Lease, Outcome, Owner, Payload, Program, ProgramId, Recorded,
@@ -23,6 +26,7 @@ use durable_core::{
 use std::sync::Arc;
 
 pub use memory::MemoryStore;
+pub use mysql::{MysqlOptions, MysqlStore, schema as mysql_schema};
 pub use postgres::{PostgresOptions, PostgresStore, schema as postgres_schema};
 pub use record::{CallRecord, Control, ExecutionRecord, Labels, ListFilter, Loaded, StoredProgram};
 pub use registry::{Role, TokenRecord, WorkerRecord};

@@ -10,10 +10,10 @@ use std::{
 };
 
 use durable_store::{
-    MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Synchronous,
-    conformance,
+    MemoryStore, MysqlOptions, MysqlStore, PostgresOptions, PostgresStore, SqliteOptions,
+    SqliteStore, Synchronous, conformance,
 };
-use support::postgres;
+use support::{mysql, postgres};
 
 #[test]
 fn memory() {
@@ -46,6 +46,15 @@ fn postgres_behind_a_pooler() {
         // Nothing is kept from one transaction to the next, as PgBouncer has it.
         let url = format!("{}&prepare=false", server.new_database());
         Box::new(PostgresStore::open(&PostgresOptions::parse(&url).unwrap()).unwrap())
+    });
+}
+
+#[test]
+fn mysql() {
+    let Some(server) = mysql::server() else { return };
+    conformance::run(&|| {
+        let options = MysqlOptions::parse(&server.new_database()).unwrap();
+        Box::new(MysqlStore::open(&options).unwrap())
     });
 }
 

@@ -12,11 +12,11 @@ use durable_core::{
     Reached, Snapshot, UnixMs, replay,
 };
 use durable_store::{
-    Control, ListFilter, Loaded, MemoryStore, PostgresOptions, PostgresStore, SqliteOptions,
-    SqliteStore, Store, Synchronous, Write, Written,
+    Control, ListFilter, Loaded, MemoryStore, MysqlOptions, MysqlStore, PostgresOptions,
+    PostgresStore, SqliteOptions, SqliteStore, Store, Synchronous, Write, Written,
 };
 use proptest::prelude::*;
-use support::{NOW_MS, create, function, id, postgres, program, timer};
+use support::{NOW_MS, create, function, id, mysql, postgres, program, timer};
 
 const EXECUTIONS: u8 = 4;
 const OWNERS: [&str; 3] = ["one", "two", "three"];
@@ -472,5 +472,16 @@ proptest! {
         let Some(server) = postgres::server() else { return Ok(()) };
         let options = PostgresOptions::parse(&server.new_database()).unwrap();
         play(Box::new(PostgresStore::open(&options).unwrap()), schedule);
+    }
+}
+
+proptest! {
+    #![proptest_config(config(60))]
+
+    #[test]
+    fn memory_and_mysql_agree(schedule in schedule()) {
+        let Some(server) = mysql::server() else { return Ok(()) };
+        let options = MysqlOptions::parse(&server.new_database()).unwrap();
+        play(Box::new(MysqlStore::open(&options).unwrap()), schedule);
     }
 }

@@ -6,13 +6,9 @@
 use std::{
     borrow::Cow,
     future::{Future, poll_fn},
-    pin::{Pin, pin},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll, Wake, Waker},
-    thread::Thread,
+    pin::Pin,
+    sync::atomic::{AtomicBool, Ordering},
+    task::Poll,
     time::Duration,
 };
 
@@ -27,6 +23,7 @@ use super::{
     tls,
     value::{Columns, Value},
 };
+use crate::waiting::block_on;
 
 /// Most connections that are open at once: one commits, the others read.
 const MAX_CONNECTIONS: usize = 8;
@@ -316,25 +313,4 @@ async fn in_order(mut replies: Vec<Reply<'_>>) -> Vec<Outcome<Vec<Row>>> {
         Poll::Ready(answers.drain(..).flatten().collect())
     })
     .await
-}
-
-/// Wakes a thread that waits for a future.
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => std::thread::park(),
-        }
-    }
 }

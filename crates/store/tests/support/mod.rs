@@ -1,9 +1,10 @@
 //! Executions to test stores with.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub(crate) mod mysql;
 pub(crate) mod postgres;
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use durable_core::{
     CallId, Definition, ExecutionId, FunctionOptions, NewCall, Owner, Payload, Position, Program,
@@ -56,4 +57,8 @@ pub(crate) fn function(id: CallId) -> NewCall {
 pub(crate) fn timer(id: CallId, delay_ms: u64) -> NewCall {
     let position = Position { line: 2, column: 1 };
     NewCall { id, request: Request::Timer { delay_ms }, position }
+}
+
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }

@@ -29,7 +29,7 @@ pub(crate) fn of(location: &Location) -> Result<SnapshotKey> {
     }
     match location {
         Location::Sqlite(database) => beside(database),
-        Location::Postgres(_) => of_user(),
+        Location::Postgres(_) | Location::Mysql(_) => of_user(),
         Location::Memory => Ok(SnapshotKey::new(random()?)),
     }
 }

@@ -175,7 +175,7 @@ pub struct Durable {
 
 impl Durable {
     /// Begins to open the store behind a URL: `sqlite:///file.db`, `sqlite:////absolute/file.db`,
-    /// `postgresql://user@host/database` or `memory:`.
+    /// `postgresql://user@host/database`, `mysql://user@host/database` or `memory:`.
     pub fn builder(url: &str) -> Builder {
         Builder {
             url: url.to_owned(),

@@ -4,8 +4,8 @@ use std::{path::PathBuf, sync::Arc};
 
 use durable_core::{Error, Result};
 use durable_store::{
-    MemoryStore, PostgresOptions, PostgresStore, SqliteOptions, SqliteStore, Store, Synchronous,
-    postgres_schema,
+    MemoryStore, MysqlOptions, MysqlStore, PostgresOptions, PostgresStore, SqliteOptions,
+    SqliteStore, Store, Synchronous, mysql_schema, postgres_schema,
 };
 
 use crate::Durability;
@@ -17,6 +17,7 @@ use crate::Durability;
 /// assert_eq!(Location::parse("sqlite:///app.db")?, Location::Sqlite("app.db".into()));
 /// assert_eq!(Location::parse("sqlite:////tmp/app.db")?, Location::Sqlite("/tmp/app.db".into()));
 /// assert!(matches!(Location::parse("postgresql://me@host/app")?, Location::Postgres(_)));
+/// assert!(matches!(Location::parse("mysql+pymysql://me@host/app")?, Location::Mysql(_)));
 /// assert!(Location::parse("oracle://x").is_err());
 /// # Ok::<(), durable::Error>(())
 /// ```
@@ -26,6 +27,8 @@ pub enum Location {
     Sqlite(PathBuf),
     /// A Postgres database.
     Postgres(Box<PostgresOptions>),
+    /// A MySQL or MariaDB database.
+    Mysql(Box<MysqlOptions>),
     /// This process's memory, gone with it.
     Memory,
 }
@@ -48,10 +51,14 @@ impl Location {
         if scheme.starts_with("postgres") {
             return Ok(Self::Postgres(Box::new(PostgresOptions::parse(url)?)));
         }
+        if scheme.starts_with("mysql") || scheme.starts_with("mariadb") {
+            return Ok(Self::Mysql(Box::new(MysqlOptions::parse(url)?)));
+        }
         // What follows the scheme may hold a password.
         Err(Error::invalid(format!(
             "'{scheme}' names no store: expected sqlite:///relative/file.db, \
-             sqlite:////absolute/file.db, postgresql://user@host/database or memory:"
+             sqlite:////absolute/file.db, postgresql://user@host/database, \
+             mysql://user@host/database or memory:"
         )))
     }
 
@@ -72,6 +79,8 @@ impl Location {
                 options.synchronous = durability == Durability::Full;
                 Arc::new(PostgresStore::open(&options)?)
             }
+            // How durable a commit is the server decides, for everybody.
+            Self::Mysql(options) => Arc::new(MysqlStore::open(options)?),
         })
     }
 }
@@ -88,6 +97,7 @@ pub fn migrate(url: &str) -> Result<(u32, u32)> {
             Ok((migrated.from, migrated.to))
         }
         Location::Postgres(options) => postgres_schema::migrate(&options),
+        Location::Mysql(options) => mysql_schema::migrate(&options),
     }
 }
 
@@ -104,5 +114,6 @@ pub fn plan_migration(url: &str) -> Result<(u32, u32, &'static [&'static str])> 
             Ok((migrated.from, migrated.to, scripts))
         }
         Location::Postgres(options) => postgres_schema::plan(&options),
+        Location::Mysql(options) => mysql_schema::plan(&options),
     }
 }

@@ -31,6 +31,23 @@ pub fn migrate(options: &MysqlOptions) -> Result<(u32, u32)> {
     Ok(prepare(&sessions, options.database())?)
 }
 
+/// What [`migrate`] would do to a database: the versions before and after, and the SQL it would
+/// run. Nothing is changed.
+///
+/// # Errors
+/// As [`migrate`].
+pub fn plan(options: &MysqlOptions) -> Result<(u32, u32, &'static [&'static str])> {
+    let sessions = Sessions::open(options)?;
+    let from = sessions.block_on(async {
+        let mut connection = sessions.connection().await?;
+        match current_version(&mut connection).await? {
+            Some(version) => Ok(version),
+            None => refuse_other_tables(&mut connection).await.map(|()| 0),
+        }
+    })?;
+    Ok((from, SCHEMA_VERSION, &MIGRATIONS[from as usize..]))
+}
+
 /// Applies what is missing.
 pub(super) fn prepare(sessions: &Sessions, database: &str) -> Outcome<(u32, u32)> {
     sessions.block_on(async {

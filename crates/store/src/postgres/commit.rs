@@ -14,7 +14,8 @@ use durable_core::{Error, ExecutionId, Lease, Result};
 
 use super::{
     error::{Fault, Outcome},
-    explain, plan,
+    explain,
+    plan::{self, Part},
     session::{Connection, Frame, Sessions, Statement},
     solo,
     value::Value,
@@ -126,10 +127,12 @@ impl Writer {
         let last = self.register(&connection).await?;
         let number = last + 1;
         if batch.iter().all(|member| plan::place(member).is_some()) {
-            let mut statements = vec![self.mark(last, number)];
-            statements.extend(plan::statements(batch)?);
+            let mut statements = plan::statements(batch, Some(self.mark(last, number)))?;
             statements.extend(news.cloned());
-            match connection.run(Frame::Whole, &statements).await {
+            // A single statement is a transaction of its own.
+            let alone = statements.len() == 1 && sessions.are_own();
+            let frame = if alone { Frame::Bare } else { Frame::Whole };
+            match connection.run(frame, &statements).await {
                 Ok(_) => {
                     self.batch = Some(number);
                     return Ok(batch.iter().map(|member| Ok(success(member))).collect());
@@ -153,7 +156,7 @@ impl Writer {
         last: i64,
     ) -> Outcome<Answers> {
         let number = last + 1;
-        let mark = [self.mark(last, number)];
+        let mark = [plan::compose(vec![self.mark(last, number)])];
         let settled = match connection.run(Frame::Begin, &mark).await {
             Ok(_) => settle(&connection, batch).await,
             Err(Fault::Lost) => {
@@ -220,13 +223,11 @@ impl Writer {
         Ok(batch)
     }
 
-    fn mark(&self, last: i64, number: i64) -> Statement {
+    fn mark(&self, last: i64, number: i64) -> Part {
         const MARK: &str = "
-            WITH made AS (
-                UPDATE writers SET batch = $3, seen_at = clock_timestamp()
-                WHERE id = $1 AND batch = $2 RETURNING 1
-            ) SELECT durable_require(count(*), 1) FROM made";
-        Statement::new(MARK, vec![Value::text(&self.id), last.into(), number.into()])
+            UPDATE writers SET batch = $3, seen_at = clock_timestamp()
+            WHERE id = $1 AND batch = $2 RETURNING 1";
+        Part::of_one_row(MARK, vec![Value::text(&self.id), last.into(), number.into()])
     }
 
     /// Finds out whether the batch in doubt was committed: what it came to if it was, and the
@@ -277,7 +278,7 @@ impl Writer {
             })
             .collect();
         let connection = sessions.connection().await?;
-        connection.run(Frame::Whole, &plan::statements(&members)?).await.map(drop)
+        connection.run(Frame::Whole, &plan::statements(&members, None)?).await.map(drop)
     }
 }
 
@@ -325,7 +326,7 @@ async fn settle(connection: &Connection<'_>, batch: &[Write]) -> Outcome<Answers
         open.extend((!rest.is_empty()).then_some(rest));
         let written = if in_waves > 0 {
             let mut statements = vec![savepoint()];
-            statements.extend(plan::statements(group)?);
+            statements.extend(plan::statements(group, None)?);
             let written = connection.run(Frame::Bare, &statements).await;
             written.map(|_| group.iter().map(|member| Ok(success(member))).collect::<Vec<_>>())
         } else {

@@ -117,21 +117,29 @@ impl PostgresOptions {
     }
 
     /// What every session of ours is told.
-    fn settings(&self) -> impl Iterator<Item = (&'static str, u128)> {
+    fn settings(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let ms = |duration: Duration| duration.as_millis().to_string();
         [
-            ("statement_timeout", self.statement_timeout.as_millis()),
-            ("lock_timeout", self.lock_timeout.as_millis()),
+            ("statement_timeout", ms(self.statement_timeout)),
+            ("lock_timeout", ms(self.lock_timeout)),
             // Ends what a process left that was killed or cut off in the middle of a transaction.
-            ("idle_in_transaction_session_timeout", self.statement_timeout.as_millis()),
+            ("idle_in_transaction_session_timeout", ms(self.statement_timeout)),
+            // Everything here is found by an index. A plan that was made while a table was small
+            // is kept, and must not read all of it when it has grown.
+            ("enable_seqscan", "off".to_owned()),
+            ("enable_hashjoin", "off".to_owned()),
+            ("enable_mergejoin", "off".to_owned()),
+            // What is discouraged counts as dear, and what is dear would be compiled.
+            ("jit", "off".to_owned()),
         ]
         .into_iter()
+        .chain((!self.synchronous).then(|| ("synchronous_commit", "off".to_owned())))
     }
 
     /// What a transaction that writes begins with; where sessions are not ours it is told
     /// everything anew.
     pub(super) fn begin(&self, own_session: bool) -> String {
-        let level = if self.synchronous { "" } else { "; SET LOCAL synchronous_commit = off" };
-        format!("BEGIN{level}{}", self.local_settings(own_session))
+        format!("BEGIN{}", self.local_settings(own_session))
     }
 
     /// What a transaction begins with that sees one state of the database.

@@ -3,7 +3,7 @@
 //! Every statement ends the transaction unless it writes as many rows as it has to, so that all of
 //! them can be sent at once, with the `COMMIT`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use durable_core::{
     CallId, ExecutionId, Failure, Lease, Outcome, Payload, Result, Retried, Transition, UnixMs,
@@ -26,6 +26,8 @@ use crate::{
 pub(super) struct Wave {
     /// The last kind of member for each execution.
     last: HashMap<ExecutionId, u8>,
+    /// A call is written more than once: then by one statement after the other.
+    is_stepwise: bool,
     programs: Columns,
     creations: Columns,
     leases: Columns,
@@ -72,12 +74,13 @@ pub(super) fn place(write: &Write) -> Option<(u8, Option<ExecutionId>)> {
     }
 }
 
-/// The statements for members that are all written in waves.
+/// The statements for members that are all written in waves, with one more part in the first.
 ///
 /// # Errors
 /// `Internal` when something can't be put into words of the database.
-pub(super) fn statements(members: &[Write]) -> Result<Vec<Statement>> {
+pub(super) fn statements(members: &[Write], mark: Option<Part>) -> Result<Vec<Statement>> {
     let mut statements = Vec::new();
+    let mut mark = mark;
     let mut wave = Wave::default();
     for member in members {
         let Some((kind, execution)) = place(member) else { continue };
@@ -86,14 +89,14 @@ pub(super) fn statements(members: &[Write]) -> Result<Vec<Statement>> {
             None => !wave.creations.is_empty(),
         };
         if is_later {
-            std::mem::take(&mut wave).finish(&mut statements);
+            std::mem::take(&mut wave).finish(&mut mark, &mut statements);
         }
         if let Some(execution) = execution {
             wave.last.insert(execution, kind);
         }
         wave.add(member)?;
     }
-    wave.finish(&mut statements);
+    wave.finish(&mut mark, &mut statements);
     Ok(statements)
 }
 
@@ -273,6 +276,10 @@ impl Wave {
         let at = || Value::at(rows.transition.at_ms);
         let text = || Value::Text(Some(id.to_owned()));
         let json = |payload: Option<&Payload>| payload.map_or(Value::Text(None), Value::json);
+        let mut written: BTreeSet<CallId> =
+            rows.new_calls.iter().map(|row| row.call.id()).collect();
+        let mut changed = rows.retries.keys().chain(rows.closings.iter().map(|(call, _)| call));
+        self.is_stepwise |= !changed.all(|call| written.insert(*call));
         for row in &rows.new_calls {
             let position = row.call.new.position;
             self.new_calls.push([
@@ -326,53 +333,121 @@ impl Wave {
         }
     }
 
-    /// The statements of this wave, in order.
-    fn finish(self, statements: &mut Vec<Statement>) {
-        if !self.programs.is_empty() {
-            statements.push(Statement::new(PUT_PROGRAMS, self.programs.into_values()));
-        }
+    /// The statements of this wave, in order. What one statement writes the same statement does
+    /// not see, so that what has to be seen stands in an earlier one.
+    fn finish(self, mark: &mut Option<Part>, statements: &mut Vec<Statement>) {
         // A single transition locks its row itself.
-        if self.last.len() > 1 || self.advances.is_empty() && !self.last.is_empty() {
+        let locks = self.last.len() > 1 || self.advances.is_empty() && !self.last.is_empty();
+        let transitions = vec![
+            Part::counted(ADVANCE, self.advances),
+            Part::counted(INSERT_EVENTS, self.events),
+            Part::counted(INSERT_CALLS, self.new_calls),
+            Part::counted(RETRY_CALLS, self.retries),
+            Part::counted(COMPLETE_CALLS, self.completions),
+            Part::counted(FAIL_CALLS, self.failures),
+            Part::counted(FIRE_TIMERS, self.firings),
+            Part::counted(TAKE_IN, self.taken_in),
+            Part::new(PUT_SNAPSHOTS, self.snapshots),
+            Part::new(END_STATES, self.ends),
+            Part::new(DROP_CALLS, self.dropped),
+            Part::new(REOPEN_CALLS, self.reopened),
+            Part::new(GIVE_BACK, self.given_back),
+        ];
+        let creations =
+            vec![Part::counted(CREATE, self.creations), Part::counted(PUT_LEASES, self.leases)];
+        let mut groups = vec![vec![Part::new(PUT_PROGRAMS, self.programs)], creations];
+        if self.is_stepwise {
+            groups.extend(transitions.into_iter().map(|part| vec![part]));
+        } else {
+            groups.push(transitions);
+        }
+        groups.extend([
+            vec![Part::new(CANCEL_CALLS, self.cancellations)],
+            vec![Part::new(COUNT_INBOXES, self.counted)],
+            vec![Part::counted(NOTE_JOBS, self.jobs)],
+            vec![Part::counted(REPORT, self.reports)],
+            vec![
+                Part::new(WAKE_RELEASED, self.releases.clone()),
+                Part::new(TAKE_LEASES_BACK, self.releases),
+            ],
+        ]);
+        if locks {
             statements.push(locking(self.last.keys().copied()));
         }
-        for (sql, columns) in [
-            (CREATE, self.creations),
-            (PUT_LEASES, self.leases),
-            (ADVANCE, self.advances),
-            (INSERT_EVENTS, self.events),
-            (INSERT_CALLS, self.new_calls),
-            (RETRY_CALLS, self.retries),
-            (COMPLETE_CALLS, self.completions),
-            (FAIL_CALLS, self.failures),
-            (FIRE_TIMERS, self.firings),
-            (TAKE_IN, self.taken_in),
-        ] {
-            if !columns.is_empty() {
-                statements.push(Statement::of_rows(sql, columns));
+        for mut group in groups {
+            group.retain(|part| !part.values.is_empty());
+            if !group.is_empty() {
+                group.extend(mark.take());
+                statements.push(compose(group));
             }
-        }
-        for (sql, columns) in [
-            (CANCEL_CALLS, self.cancellations),
-            (PUT_SNAPSHOTS, self.snapshots),
-            (END_STATES, self.ends),
-            (DROP_CALLS, self.dropped),
-            (REOPEN_CALLS, self.reopened),
-            (COUNT_INBOXES, self.counted),
-            (GIVE_BACK, self.given_back),
-        ] {
-            if !columns.is_empty() {
-                statements.push(Statement::new(sql, columns.into_values()));
-            }
-        }
-        for (sql, columns) in [(NOTE_JOBS, self.jobs), (REPORT, self.reports)] {
-            if !columns.is_empty() {
-                statements.push(Statement::of_rows(sql, columns));
-            }
-        }
-        if !self.releases.is_empty() {
-            statements.push(Statement::new(RELEASE, self.releases.into_values()));
         }
     }
+}
+
+/// A part of a statement: it writes rows of one kind.
+pub(super) struct Part {
+    /// With parameters from `$1`.
+    sql: &'static str,
+    values: Vec<Value>,
+    /// How many rows it has to write; the last of the values.
+    is_counted: bool,
+}
+
+impl Part {
+    fn new(sql: &'static str, columns: Columns) -> Self {
+        Self { sql, values: columns.into_values(), is_counted: false }
+    }
+
+    fn counted(sql: &'static str, columns: Columns) -> Self {
+        let count = columns.len() as u64;
+        let mut values = columns.into_values();
+        if !values.is_empty() {
+            values.push(count.into());
+        }
+        Self { sql, values, is_counted: true }
+    }
+
+    /// One that has to write exactly one row.
+    pub(super) fn of_one_row(sql: &'static str, mut values: Vec<Value>) -> Self {
+        values.push(Value::from(1_u64));
+        Self { sql, values, is_counted: true }
+    }
+}
+
+/// Puts parts together to one statement, which ends the transaction unless each of them writes as
+/// many rows as it has to. What it costs to send and to answer a statement is paid once.
+pub(super) fn compose(parts: Vec<Part>) -> Statement {
+    let mut bodies = Vec::with_capacity(parts.len());
+    let mut checks = Vec::with_capacity(parts.len());
+    let mut values = Vec::new();
+    for (index, part) in parts.into_iter().enumerate() {
+        let first = values.len();
+        bodies.push(format!("part_{index} AS ({})", renumbered(part.sql, first)));
+        values.extend(part.values);
+        if part.is_counted {
+            let count = values.len();
+            checks.push(format!("durable_require((SELECT count(*) FROM part_{index}), ${count})"));
+        }
+    }
+    if checks.is_empty() {
+        checks.push("1".to_owned());
+    }
+    let sql = format!("WITH {} SELECT {}", bodies.join(", "), checks.join(", "));
+    Statement::made(sql, values)
+}
+
+/// SQL whose parameters begin after `first` others.
+fn renumbered(sql: &str, first: usize) -> String {
+    let mut pieces = sql.split('$');
+    let mut text = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        let digits =
+            piece.len() - piece.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
+        let (number, rest) = piece.split_at(digits);
+        let number = number.parse::<usize>().unwrap_or(0);
+        text.push_str(&format!("${}{rest}", first + number));
+    }
+    text
 }
 
 /// What names a lease.
@@ -396,7 +471,6 @@ ON CONFLICT (id) DO NOTHING";
 
 // An id or a key that is taken is an error of its own.
 const CREATE: &str = "
-WITH made AS (
     INSERT INTO executions (id, workflow_id, program_id, input_payload, idempotency_key,
         lease_epoch, wake_at, created_at, namespace, queue, tags)
     SELECT new.id, new.workflow_id, new.program_id, new.inputs::json, new.key, new.epoch,
@@ -406,22 +480,18 @@ WITH made AS (
         AS new (id, workflow_id, program_id, inputs, key, epoch, wake_at, created_at, namespace,
             queue, tags)
     JOIN programs p ON p.id = new.program_id
-    RETURNING 1
-) SELECT durable_require(count(*), $12) FROM made";
+    RETURNING 1";
 
 const PUT_LEASES: &str = "
-WITH made AS (
     INSERT INTO execution_locks (execution_id, locked_by, acquired_at, expires_at, epoch)
     SELECT id, owner, at, expires_at, 1
     FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[])
         AS new (id, owner, at, expires_at)
-    RETURNING 1
-) SELECT durable_require(count(*), $5) FROM made";
+    RETURNING 1";
 
 // The epoch is compared in the execution's own row, which is locked: a lease that was taken over
 // in this very moment is seen.
 const ADVANCE: &str = "
-WITH made AS (
     UPDATE executions e SET
         version = new.version, next_sequence = new.next_sequence, status = new.status,
         wake_at = new.wake_at, requested_calls = new.requested_calls,
@@ -453,22 +523,18 @@ WITH made AS (
     WHERE e.id = new.id AND e.version = new.expected_version
       AND e.next_sequence = new.first_sequence
       AND (new.is_retry OR e.lease_epoch = new.epoch AND l.epoch IS NOT NULL)
-    RETURNING 1
-) SELECT durable_require(count(*), $27) FROM made";
+    RETURNING 1";
 
 const INSERT_EVENTS: &str = "
-WITH made AS (
     INSERT INTO execution_events (execution_id, sequence, transition_number, event_type,
         event_payload, timestamp)
     SELECT id, sequence, transition, event_type, payload::json, at
     FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::timestamptz[])
         AS new (id, sequence, transition, event_type, payload, at)
-    RETURNING 1
-) SELECT durable_require(count(*), $7) FROM made";
+    RETURNING 1";
 
 // Calls are handed out as soon as the transition has committed: that is when they start.
 const INSERT_CALLS: &str = r#"
-WITH made AS (
     INSERT INTO execution_steps (execution_id, call_id, step_order, resume_group_id, kind,
         step_name, function, args, kwargs, options, line, "column", delay_ms, due_at, created_at,
         started_at)
@@ -479,11 +545,9 @@ WITH made AS (
             $13::bigint[], $14::timestamptz[], $15::timestamptz[])
         AS new (id, call, step_order, resume_group, kind, name, function, args, kwargs, options,
             line, col, delay_ms, due_at, at)
-    RETURNING 1
-) SELECT durable_require(count(*), $16) FROM made"#;
+    RETURNING 1"#;
 
 const RETRY_CALLS: &str = "
-WITH made AS (
     UPDATE execution_steps s SET status = 'PENDING', attempts = new.attempt + 1,
         retry_count = new.attempt, due_at = new.due_at, job_id = NULL,
         error_type = new.error_type, error = new.error, error_traceback = new.error_traceback
@@ -492,11 +556,9 @@ WITH made AS (
         AS new (id, call, attempt, due_at, error_type, error, error_traceback)
     WHERE s.execution_id = new.id AND s.call_id = new.call
       AND s.status IN ('PENDING', 'SUBMITTED')
-    RETURNING 1
-) SELECT durable_require(count(*), $8) FROM made";
+    RETURNING 1";
 
 const COMPLETE_CALLS: &str = "
-WITH made AS (
     UPDATE execution_steps s SET status = 'SUCCESS', applied = true, attempts = new.attempt,
         retry_count = greatest(new.attempt - 1, 0), due_at = NULL, completed_at = new.at,
         result = new.result::json, error_type = NULL, error = NULL, error_traceback = NULL
@@ -504,11 +566,9 @@ WITH made AS (
         AS new (id, call, attempt, at, result)
     WHERE s.execution_id = new.id AND s.call_id = new.call
       AND s.status IN ('PENDING', 'SUBMITTED')
-    RETURNING 1
-) SELECT durable_require(count(*), $6) FROM made";
+    RETURNING 1";
 
 const FAIL_CALLS: &str = "
-WITH made AS (
     UPDATE execution_steps s SET status = 'FAILED', applied = true, attempts = new.attempt,
         retry_count = greatest(new.attempt - 1, 0), due_at = NULL, completed_at = new.at,
         error_type = new.error_type, error = new.error, error_traceback = new.error_traceback
@@ -517,27 +577,22 @@ WITH made AS (
         AS new (id, call, attempt, at, error_type, error, error_traceback)
     WHERE s.execution_id = new.id AND s.call_id = new.call
       AND s.status IN ('PENDING', 'SUBMITTED')
-    RETURNING 1
-) SELECT durable_require(count(*), $8) FROM made";
+    RETURNING 1";
 
 const FIRE_TIMERS: &str = "
-WITH made AS (
     UPDATE execution_steps s SET status = 'SUCCESS', applied = true, completed_at = new.at
     FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS new (id, call, at)
     WHERE s.execution_id = new.id AND s.call_id = new.call
       AND s.status IN ('PENDING', 'SUBMITTED')
-    RETURNING 1
-) SELECT durable_require(count(*), $4) FROM made";
+    RETURNING 1";
 
 const TAKE_IN: &str = "
-WITH made AS (
     UPDATE execution_steps s SET applied = true,
         due_at = CASE WHEN s.kind = 'timer' THEN s.due_at END
     FROM unnest($1::text[], $2::bigint[], $3::text[]) AS new (id, call, status)
     WHERE s.execution_id = new.id AND s.call_id = new.call AND NOT s.applied
       AND s.status IN ('SUCCESS', 'FAILED') AND (new.status IS NULL OR s.status = new.status)
-    RETURNING 1
-) SELECT durable_require(count(*), $4) FROM made";
+    RETURNING 1";
 
 // Cancels what an end leaves open; nobody will take in what came from outside since.
 const CANCEL_CALLS: &str = "
@@ -590,7 +645,6 @@ WHERE e.id = ANY($1)";
 const GIVE_BACK: &str = "DELETE FROM execution_locks WHERE execution_id = ANY($1)";
 
 const NOTE_JOBS: &str = "
-WITH made AS (
     UPDATE execution_steps s SET status = 'SUBMITTED', job_id = new.job
     FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[])
         AS new (id, owner, epoch, call, job)
@@ -598,13 +652,11 @@ WITH made AS (
         ON l.execution_id = new.id AND l.locked_by = new.owner AND l.epoch = new.epoch
     WHERE s.execution_id = new.id AND s.call_id = new.call AND s.kind <> 'timer'
       AND s.status IN ('PENDING', 'SUBMITTED')
-    RETURNING 1
-) SELECT durable_require(count(*), $6) FROM made";
+    RETURNING 1";
 
 // A trigger of the schema puts what is closed so into the inbox. Attempt and due time stay: they
 // belong to the state of the execution, in which the call is open until it is taken in.
 const REPORT: &str = "
-WITH made AS (
     UPDATE execution_steps s SET status = new.status, result = new.result::json,
         error_type = new.error_type, error = new.error, error_traceback = new.error_traceback,
         completed_at = new.at
@@ -614,14 +666,19 @@ WITH made AS (
     JOIN executions e ON e.id = new.id AND e.status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED')
     WHERE s.execution_id = new.id AND s.call_id = new.call AND s.kind <> 'timer'
       AND s.status IN ('PENDING', 'SUBMITTED')
-    RETURNING 1
-) SELECT durable_require(count(*), $9) FROM made";
+    RETURNING 1";
 
-const RELEASE: &str = "
-WITH gone AS (
-    DELETE FROM execution_locks l
-    USING unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[])
-        AS new (id, owner, epoch, wake_at)
-    WHERE l.execution_id = new.id AND l.locked_by = new.owner AND l.epoch = new.epoch
-    RETURNING l.execution_id, new.wake_at
-) UPDATE executions e SET wake_at = gone.wake_at FROM gone WHERE e.id = gone.execution_id";
+const TAKE_LEASES_BACK: &str = "
+DELETE FROM execution_locks l
+USING unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[])
+    AS new (id, owner, epoch, wake_at)
+WHERE l.execution_id = new.id AND l.locked_by = new.owner AND l.epoch = new.epoch";
+
+// Only what the same statement takes back.
+const WAKE_RELEASED: &str = "
+UPDATE executions e SET wake_at = new.wake_at
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[])
+    AS new (id, owner, epoch, wake_at)
+JOIN execution_locks l
+    ON l.execution_id = new.id AND l.locked_by = new.owner AND l.epoch = new.epoch
+WHERE e.id = new.id";

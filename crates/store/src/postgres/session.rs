@@ -21,7 +21,7 @@ use super::{
     PostgresOptions,
     error::{Fault, Outcome, from_pool, unavailable},
     tls,
-    value::{Columns, Value},
+    value::Value,
 };
 use crate::waiting::block_on;
 
@@ -43,17 +43,9 @@ impl Statement {
         Self { sql: Cow::Borrowed(sql), values }
     }
 
-    /// One whose text depends on what is asked; there are few of them.
+    /// One whose text is put together; there are few of them.
     pub(super) fn made(sql: String, values: Vec<Value>) -> Self {
         Self { sql: Cow::Owned(sql), values }
-    }
-
-    /// One that ends with the parameter `$n`, how many rows are to be written.
-    pub(super) fn of_rows(sql: &'static str, columns: Columns) -> Self {
-        let count = columns.len() as u64;
-        let mut values = columns.into_values();
-        values.push(count.into());
-        Self::new(sql, values)
     }
 }
 

@@ -186,7 +186,7 @@ impl From<u32> for Value {
 }
 
 /// Rows on their way into a statement: many values for each parameter.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Columns(Vec<Value>);
 
 impl Columns {

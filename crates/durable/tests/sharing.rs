@@ -1,4 +1,4 @@
-//! Several worker processes on one database file.
+//! Several worker processes on one database: a SQLite file, a Postgres server.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -74,17 +74,15 @@ fn start(scene: &Scene, count: usize) -> (Engine, Vec<ExecutionId>) {
     (engine, ids)
 }
 
-#[test]
-fn two_processes_share_the_work_and_run_every_call_exactly_once() {
-    let scene = Scene::new();
-    let (engine, ids) = start(&scene, 200);
+fn two_processes_share_the_work_and_run_every_call_exactly_once(scene: &Scene) {
+    let (engine, ids) = start(scene, 200);
     let hold = scene.path("hold");
     let env = [("HOLD", hold.to_str().unwrap()), ("MAX_ACTIVE", "120")];
-    let workers = [Worker::start(&scene, &env), Worker::start(&scene, &env)];
+    let workers = [Worker::start(scene, &env), Worker::start(scene, &env)];
     // Nobody can hold all 200, so both of them have some before the first call returns.
     until("both work", || {
         let processes: BTreeSet<_> =
-            log(&scene, "runs").into_iter().map(|(process, _)| process).collect();
+            log(scene, "runs").into_iter().map(|(process, _)| process).collect();
         processes.len() == 2
     });
     fs::write(&hold, "").unwrap();
@@ -92,7 +90,7 @@ fn two_processes_share_the_work_and_run_every_call_exactly_once() {
         assert_eq!(output(&engine, *id), "3");
     }
     let mut runs = BTreeMap::new();
-    for (_, key) in log(&scene, "runs") {
+    for (_, key) in log(scene, "runs") {
         *runs.entry(key).or_insert(0) += 1;
     }
     assert_eq!(runs.len(), 800);
@@ -104,36 +102,32 @@ fn two_processes_share_the_work_and_run_every_call_exactly_once() {
     assert_eq!(engine.store().check().unwrap(), Vec::<String>::new());
 }
 
-#[test]
-fn what_a_killed_process_held_is_taken_over_without_waiting_for_its_leases() {
-    let scene = Scene::new();
-    let (engine, ids) = start(&scene, 20);
+fn what_a_killed_process_held_is_taken_over_without_waiting_for_its_leases(scene: &Scene) {
+    let (engine, ids) = start(scene, 20);
     let never = scene.path("never");
     // Its leases would last for a day.
     let env = [("HOLD", never.to_str().unwrap()), ("LEASE_MS", "86400000")];
-    let first = Worker::start(&scene, &env);
-    until("all calls hang", || log(&scene, "runs").len() == 60);
+    let first = Worker::start(scene, &env);
+    until("all calls hang", || log(scene, "runs").len() == 60);
     let held = scene.count("SELECT count(*) FROM execution_locks");
     assert_eq!(held, 20);
     first.kill();
     assert_eq!(scene.count("SELECT count(*) FROM execution_locks"), 20, "it gave nothing back");
-    let second = Worker::start(&scene, &[("LEASE_MS", "86400000")]);
+    let second = Worker::start(scene, &[("LEASE_MS", "86400000")]);
     for id in &ids {
         assert_eq!(output(&engine, *id), "3");
     }
     // The calls of the killed one ran again, everything else once.
-    assert_eq!(log(&scene, "runs").len(), 60 + 80);
+    assert_eq!(log(scene, "runs").len(), 60 + 80);
     second.close();
 }
 
-#[test]
-fn a_living_process_takes_over_from_a_killed_one_beside_it() {
-    let scene = Scene::new();
-    let (engine, ids) = start(&scene, 20);
+fn a_living_process_takes_over_from_a_killed_one_beside_it(scene: &Scene) {
+    let (engine, ids) = start(scene, 20);
     let hold = scene.path("hold");
     let hold = [("HOLD", hold.to_str().unwrap()), ("LEASE_MS", "86400000"), ("MAX_ACTIVE", "12")];
-    let workers = [Worker::start(&scene, &hold), Worker::start(&scene, &hold)];
-    until("all calls hang", || log(&scene, "runs").len() == 60);
+    let workers = [Worker::start(scene, &hold), Worker::start(scene, &hold)];
+    until("all calls hang", || log(scene, "runs").len() == 60);
     let [victim, survivor] = workers;
     victim.kill();
     fs::write(scene.path("hold"), "").unwrap();
@@ -143,16 +137,14 @@ fn a_living_process_takes_over_from_a_killed_one_beside_it() {
     survivor.close();
 }
 
-#[test]
-fn a_process_that_was_stopped_past_its_lease_changes_nothing_when_it_comes_back() {
-    let scene = Scene::new();
-    let (engine, ids) = start(&scene, 10);
+fn a_process_that_was_stopped_past_its_lease_changes_nothing_when_it_comes_back(scene: &Scene) {
+    let (engine, ids) = start(scene, 10);
     let hold = scene.path("hold");
     let env = [("HOLD", hold.to_str().unwrap()), ("LEASE_MS", "300")];
-    let sleeper = Worker::start(&scene, &env);
-    until("all calls hang", || log(&scene, "runs").len() == 30);
+    let sleeper = Worker::start(scene, &env);
+    until("all calls hang", || log(scene, "runs").len() == 30);
     signal(&sleeper.0, "STOP");
-    let other = Worker::start(&scene, &[("LEASE_MS", "300")]);
+    let other = Worker::start(scene, &[("LEASE_MS", "300")]);
     let records: Vec<_> = ids.iter().map(|id| ended(&engine, *id)).collect();
     assert!(records.iter().all(|record| record.status == Status::Completed));
     let journals: Vec<_> = ids.iter().map(|id| journal(&engine, *id)).collect();
@@ -170,3 +162,31 @@ fn a_process_that_was_stopped_past_its_lease_changes_nothing_when_it_comes_back(
     }
     assert_eq!(engine.store().check().unwrap(), Vec::<String>::new());
 }
+
+/// Each of these on each store.
+macro_rules! on_each_store {
+    ($($check:ident),+ $(,)?) => {
+        mod sqlite {
+            $(#[test]
+            fn $check() {
+                super::$check(&super::Scene::new());
+            })+
+        }
+
+        mod postgres {
+            $(#[test]
+            fn $check() {
+                if let Some(scene) = super::Scene::on_postgres() {
+                    super::$check(&scene);
+                }
+            })+
+        }
+    };
+}
+
+on_each_store!(
+    two_processes_share_the_work_and_run_every_call_exactly_once,
+    what_a_killed_process_held_is_taken_over_without_waiting_for_its_leases,
+    a_living_process_takes_over_from_a_killed_one_beside_it,
+    a_process_that_was_stopped_past_its_lease_changes_nothing_when_it_comes_back,
+);

@@ -4,7 +4,10 @@
 use std::{
     collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -19,11 +22,33 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// A database of its own for a test.
 pub struct Scene {
     dir: tempfile::TempDir,
+    /// Where it is, when it is no SQLite file.
+    server: Option<String>,
 }
 
 impl Scene {
     pub fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self { dir: tempfile::tempdir().unwrap(), server: None }
+    }
+
+    /// One on the Postgres server that tests are given; `None` where there is none. In CI there
+    /// must be one.
+    pub fn on_postgres() -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let Ok(server) = std::env::var("DURABLE_TEST_POSTGRES") else {
+            assert!(std::env::var_os("CI").is_none(), "DURABLE_TEST_POSTGRES is not set");
+            eprintln!("skipped: DURABLE_TEST_POSTGRES is not set; see `scripts/services`");
+            return None;
+        };
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let schema = format!("scene_{}_{count}", std::process::id());
+        ask_postgres(&server, &format!("CREATE SCHEMA {schema}"));
+        Some(Self::at(format!("{server}?options=-csearch_path%3D{schema}")))
+    }
+
+    /// One behind a URL.
+    pub fn at(url: String) -> Self {
+        Self { server: Some(url), ..Self::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -35,7 +60,8 @@ impl Scene {
     }
 
     pub fn url(&self) -> String {
-        format!("sqlite:///{}", self.database().display())
+        let file = || format!("sqlite:///{}", self.database().display());
+        self.server.clone().unwrap_or_else(file)
     }
 
     /// An engine to be opened, with programs on threads.
@@ -54,8 +80,23 @@ impl Scene {
     }
 
     pub fn count(&self, sql: &str) -> i64 {
-        self.sql().query_row(sql, [], |row| row.get(0)).unwrap()
+        match &self.server {
+            Some(url) => ask_postgres(url, sql).unwrap(),
+            None => self.sql().query_row(sql, [], |row| row.get(0)).unwrap(),
+        }
     }
+}
+
+/// Runs SQL on a Postgres server: the number that it gives, if it gives one.
+pub fn ask_postgres(url: &str, sql: &str) -> Option<i64> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (client, connection) =
+            tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+        runtime.spawn(connection);
+        let rows = client.query(sql, &[]).await.unwrap();
+        rows.first().map(|row| row.get(0))
+    })
 }
 
 /// Which calls ran: the idempotency key of every attempt, over all engines of a test.

@@ -32,6 +32,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// News that come together wake the engine once.
 const COALESCE: Duration = Duration::from_millis(2);
+/// What a store tells to hear that it listens; news to nobody.
+const HELLO: &str = "hello";
 /// How long opening a store waits until it hears.
 const OPENING: Duration = Duration::from_secs(2);
 
@@ -115,7 +117,7 @@ impl News {
     }
 
     fn hear(&self, sender: &str) {
-        if sender == self.sender {
+        if sender == self.sender || sender == HELLO {
             return;
         }
         self.heard.fetch_add(1, Ordering::AcqRel);
@@ -158,22 +160,23 @@ impl News {
     async fn listen_once(&self, options: &PostgresOptions, tls: &MakeRustlsConnect) -> Outcome<()> {
         let (client, mut connection) = options.connection(true).connect(tls.clone()).await?;
         let listen = async {
-            // It is believed to listen when it has heard itself.
+            // It is believed to listen when it has heard anything.
             let channel = self.channel.replace('"', "\"\"");
             let hello = self.channel.replace('\'', "''");
-            let sql =
-                format!("LISTEN \"{channel}\"; SELECT pg_notify('{hello}', '{}')", self.sender);
+            let sql = format!("LISTEN \"{channel}\"; SELECT pg_notify('{hello}', '{HELLO}')");
             client.batch_execute(&sql).await
         };
         let hear = async {
             loop {
                 match poll_fn(|context| connection.poll_message(context)).await {
                     Some(Ok(AsyncMessage::Notification(note))) => {
-                        if !self.listening.swap(true, Ordering::AcqRel) {
+                        if !self.listening.load(Ordering::Acquire) {
+                            // What was told before was not heard.
+                            self.hear("");
+                            self.listening.store(true, Ordering::Release);
                             // Not between the look and the wait of whoever opens the store.
                             drop(self.began.0.lock());
                             self.began.1.notify_all();
-                            self.hear("");
                         }
                         self.hear(note.payload());
                     }

@@ -92,7 +92,10 @@ async fn apply_missing(connection: &Connection<'_>) -> Outcome<u32> {
 
 /// The version of our schema in this database; 0 when it is not there.
 async fn current_version(connection: &Connection<'_>, frame: Frame) -> Outcome<u32> {
-    let there = "SELECT to_regclass('durable_versions') IS NOT NULL";
+    // Not `to_regclass`: inside of a transaction it may remember what was not there before.
+    let there = "
+        SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE c.relname = 'durable_versions' AND n.nspname = ANY (current_schemas(false)))";
     let there = connection.run(frame, &[Statement::new(there, Vec::new())]).await?;
     if !there.iter().flatten().any(|row| row.get(0)) {
         return Ok(0);

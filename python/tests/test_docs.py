@@ -160,3 +160,39 @@ def test_the_queries_of_the_database_page_run() -> None:
         ]
     assert [len(rows) for rows in found] == [1, 1, 4, 1]
     assert found[3] == [(0,)], "the lease is given back"
+
+
+def test_the_production_page_runs_as_printed(tmp_path: Path) -> None:
+    from durable_monty import init_db
+
+    (tmp_path / "workflow.py").write_text("await fragile(n)\n")
+    tasks = "import os\n\ndef fragile(n):\n    assert os.path.exists('mended')\n    return n\n"
+    (tmp_path / "tasks.py").write_text(tasks)
+    environment = {**os.environ, "DURABLE_DB": "sqlite:///app.db", "DURABLE_PYTHON": sys.executable}
+
+    def run(script: str) -> str:
+        done = subprocess.run(
+            ["sh", "-e", "-c", script],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    worker, failed, upgrade, moving = blocks("docs/PRODUCTION.md", "sh")
+    execution_id = run(worker).split()[0]
+    (tmp_path / "mended").touch()
+    assert execution_id in run(failed.replace("ID", execution_id))
+    run(upgrade)
+    later = run("durable start workflow.py --functions tasks.py --input n=2").strip()
+    run(moving.replace("ID", later))
+    listed = run("durable list --db sqlite:///other.db")
+    assert all(word in listed for word in (execution_id, "completed", later, "paused"))
+    (queries,) = blocks("docs/PRODUCTION.md", "sql")
+    engine = init_db(f"sqlite:///{tmp_path / 'app.db'}")
+    with engine.connect() as connection:
+        for query in filter(str.strip, queries.split(";")):
+            connection.exec_driver_sql(query).all()

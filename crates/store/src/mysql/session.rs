@@ -182,16 +182,17 @@ impl Connection<'_> {
         let limit = self.sessions.max_packet_bytes.saturating_sub(PACKET_SLACK);
         let mut answers = Vec::with_capacity(statements.len());
         for Statement { sql, count } in statements {
+            if !packet.sql.is_empty() && packet.sql.len() + sql.len() > limit {
+                self.send(mem::take(&mut packet), &mut answers).await?;
+            }
             if sql.len() > limit && limit > 0 {
+                // As if the server had said it: what comes before is run.
                 return Err(Fault::Member(Error::invalid(format!(
                     "a value makes a statement of {} bytes, and MySQL's max_allowed_packet is {}: \
                      raise it, or store such data elsewhere and pass a reference to it",
                     sql.len(),
                     self.sessions.max_packet_bytes
                 ))));
-            }
-            if !packet.sql.is_empty() && packet.sql.len() + sql.len() > limit {
-                self.send(mem::take(&mut packet), &mut answers).await?;
             }
             packet.add(sql, *count, true);
         }

@@ -24,7 +24,8 @@ $(VENV)/.tools: pyproject.toml
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet 'maturin>=1.9,<2' 'sqlalchemy>=2' pytest hypothesis ruff mypy \
 	  'rq>=2' 'redis>=5' 'boto3>=1.34' 'moto>=5' \
-	  'uvicorn>=0.30' 'httpx>=0.27' 'starlette>=0.40' 'schemathesis>=4'
+	  'uvicorn>=0.30' 'httpx>=0.27' 'starlette>=0.40' 'schemathesis>=4' \
+	  'psycopg[binary]>=3.1' 'pymysql>=1.1'
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.tools $(RUST) $(BIN)

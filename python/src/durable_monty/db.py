@@ -38,32 +38,77 @@ def init_db(
 
     `sqlite:///relative/path.db` and `sqlite:////absolute/path.db` are files.
     `sqlite:///:memory:` is a private store that every thread of this process shares and that is
-    gone when the returned engine is.
+    gone when the returned engine is. `postgresql://user:password@host/database` and
+    `mysql+pymysql://…` are servers that any number of processes share (extras `postgres` and
+    `mysql`).
 
     Workflow code runs in worker processes with limits on time and memory. `isolation="thread"`
     runs it on threads of this process: somewhat quicker, and only for code you trust, because a
     program that overflows the stack or never ends takes the process with it.
 
     Raises InvalidWorkflow for another kind of database, a file that is none, or a database that
-    this process has open with another isolation; Unavailable when the file can't be opened.
+    this process has open with another isolation; Unavailable when it can't be opened.
     """
     if isolation not in ("process", "thread"):
         raise InvalidWorkflow(f"isolation is {isolation!r}, expected 'process' or 'thread'")
     parsed = make_url(url)
-    _require_sqlite(parsed)
-    scratch = None
-    if parsed.database in (None, "", ":memory:"):
-        scratch = _Scratch()
-        parsed = URL.create("sqlite", database=str(scratch.path))
-    store = Store.at(Path(parsed.database or ""), scratch, isolation)
-    store.migrate()
-    engine = sqlalchemy.create_engine(
-        parsed, module=sqlite, connect_args={"timeout": BUSY_TIMEOUT_S}
-    )
-    if scratch is not None:
-        event.listen(engine, "connect", _never_sync)
+    if parsed.get_backend_name() == "sqlite":
+        store, engine = _open_file(parsed, isolation)
+    else:
+        store, engine = _open_server(parsed, isolation)
     _stores[engine] = store
     return engine
+
+
+def _open_file(url: URL, isolation: Isolation) -> tuple[Store, Engine]:
+    if url.query:
+        options = ", ".join(url.query)
+        raise InvalidWorkflow(f"the database URL has options that are not supported: {options}")
+    scratch = None
+    if url.database in (None, "", ":memory:"):
+        scratch = _Scratch()
+        url = URL.create("sqlite", database=str(scratch.path))
+    path = Path(url.database or "").absolute()
+    place = URL.create("sqlite", database=str(path))
+    store = Store.at(os.path.realpath(path), place, isolation, scratch)
+    store.migrate()
+    engine = sqlalchemy.create_engine(url, module=sqlite, connect_args={"timeout": BUSY_TIMEOUT_S})
+    if scratch is not None:
+        event.listen(engine, "connect", _never_sync)
+    return store, engine
+
+
+def _open_server(url: URL, isolation: Isolation) -> tuple[Store, Engine]:
+    backend = url.get_backend_name()
+    driver = _DRIVERS.get(backend)
+    if driver is None:
+        raise InvalidWorkflow(
+            f"executions are kept in SQLite, Postgres and MySQL or MariaDB, not in {backend}"
+        )
+    place = url.set(drivername=backend)
+    store = Store.at(place.render_as_string(hide_password=False), place, isolation)
+    store.migrate()
+    if "+" not in url.drivername:
+        url = url.set(drivername=f"{backend}+{driver}")
+    if backend == "postgresql":
+        # The models read and write the text of what is JSON.
+        engine = sqlalchemy.create_engine(
+            url.difference_update_query(["prepare"]),
+            json_serializer=_json_as_it_is,
+            json_deserializer=_json_as_it_is,
+            pool_pre_ping=True,
+        )
+    else:
+        engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
+    return store, engine
+
+
+# What SQLAlchemy speaks to a server through, unless the URL says otherwise.
+_DRIVERS = {"postgresql": "psycopg", "mysql": "pymysql", "mariadb": "pymysql"}
+
+
+def _json_as_it_is(text: str | bytes) -> str:
+    return text if isinstance(text, str) else text.decode()
 
 
 def get_session(engine: Engine) -> Session:
@@ -95,12 +140,12 @@ def only_engine() -> Engine:
 
 
 class Store:
-    """One database file and its Rust engine, which is opened when it is first needed."""
+    """One database and its Rust engine, which is opened when it is first needed."""
 
-    def __init__(self, path: Path, scratch: _Scratch | None, isolation: Isolation) -> None:
-        self.path = path
+    def __init__(self, url: URL, isolation: Isolation, scratch: _Scratch | None) -> None:
         self.isolation = isolation
         self.pid = os.getpid()
+        self._url = url
         self._scratch = scratch
         self._lock = threading.RLock()
         self._engine: RustEngine | None = None
@@ -108,14 +153,12 @@ class Store:
         self._queues: tuple[str, ...] = ()
 
     @staticmethod
-    def at(path: Path, scratch: _Scratch | None, isolation: Isolation) -> Store:
-        """The process's store for a file; the same one for the same file."""
-        path = path.absolute()
-        key = os.path.realpath(path)
+    def at(key: str, url: URL, isolation: Isolation, scratch: _Scratch | None = None) -> Store:
+        """The process's store for a database; the same one for the same key."""
         with _registry_lock:
-            store = _by_path.get(key)
+            store = _by_key.get(key)
             if store is None:
-                store = _by_path[key] = Store(path, scratch, isolation)
+                store = _by_key[key] = Store(url, isolation, scratch)
             if store.isolation != isolation:
                 raise InvalidWorkflow(
                     f"{store.url} is open with isolation={store.isolation!r} in this process"
@@ -124,7 +167,12 @@ class Store:
 
     @property
     def url(self) -> str:
-        return f"sqlite:///{self.path}"
+        """Where it is, without a password."""
+        return self._url.render_as_string(hide_password=True)
+
+    @property
+    def _secret_url(self) -> str:
+        return self._url.render_as_string(hide_password=False)
 
     @property
     def engine(self) -> RustEngine:
@@ -135,13 +183,15 @@ class Store:
             with self._lock:
                 if self._engine is None:
                     synchronous = "full" if self._scratch is None else "off"
-                    self._engine = native().Engine.open(self.url, self.isolation, synchronous)
+                    self._engine = native().Engine.open(
+                        self._secret_url, self.isolation, synchronous
+                    )
                 engine = self._engine
         return engine
 
     def migrate(self) -> None:
         with self._lock:
-            native().migrate(self.url)
+            native().migrate(self._secret_url)
 
     def check_process(self) -> None:
         """Raises ForkError when another process opened this store."""
@@ -211,39 +261,27 @@ def _never_sync(connection: Any, _record: Any) -> None:
     connection.execute("PRAGMA synchronous=OFF")
 
 
-def _require_sqlite(url: URL) -> None:
-    backend = url.get_backend_name()
-    if backend != "sqlite":
-        raise InvalidWorkflow(
-            f"this release keeps its data in SQLite: {backend} is not supported yet. "
-            "Use sqlite:///file.db"
-        )
-    if url.query:
-        options = ", ".join(url.query)
-        raise InvalidWorkflow(f"the database URL has options that are not supported: {options}")
-
-
 _registry_lock = threading.RLock()
-_by_path: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
+_by_key: weakref.WeakValueDictionary[str, Store] = weakref.WeakValueDictionary()
 _stores: weakref.WeakKeyDictionary[Engine, Store] = weakref.WeakKeyDictionary()
 
 
 def _forget_parent() -> None:
     # In a forked child. What stands behind these belongs to threads that only the parent has.
-    global _registry_lock, _by_path
-    for store in list(_by_path.values()):
+    global _registry_lock, _by_key
+    for store in list(_by_key.values()):
         leak(store._engine)
     for engine in list(_stores):
         leak(engine.pool)
         engine.dispose(close=False)
     _registry_lock = threading.RLock()
-    _by_path = weakref.WeakValueDictionary()
+    _by_key = weakref.WeakValueDictionary()
 
 
 @atexit.register
 def _close_all() -> None:
     # Before the interpreter goes down: threads that wait inside the engine must be back by then.
-    for store in list(_by_path.values()):
+    for store in list(_by_key.values()):
         with contextlib.suppress(Exception):
             store.close()
 

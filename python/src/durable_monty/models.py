@@ -13,9 +13,20 @@ import enum
 import json
 from typing import Any, cast
 
-from sqlalchemy import BigInteger, Dialect, ForeignKey, Integer, LargeBinary, String, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+)
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from .values import from_json, to_json
 
@@ -97,20 +108,45 @@ class _Status(TypeDecorator[Any]):
 
 
 class _Instant(TypeDecorator[dt.datetime]):
-    """A UTC datetime, stored as Unix milliseconds. Naive values are taken as UTC."""
+    """A UTC datetime, stored as Unix milliseconds; on Postgres as its own kind of instant.
+
+    Naive values are taken as UTC.
+    """
 
     impl = BigInteger
     cache_ok = True
 
-    def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> int | None:
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        own: TypeEngine[Any] = DateTime(timezone=True)
+        return dialect.type_descriptor(own if dialect.name == "postgresql" else BigInteger())
+
+    def process_bind_param(
+        self, value: dt.datetime | None, dialect: Dialect
+    ) -> int | dt.datetime | None:
         if value is None:
             return None
         if value.tzinfo is None:
             value = value.replace(tzinfo=dt.timezone.utc)
+        if dialect.name == "postgresql":
+            return value
         return (value - _EPOCH) // _MILLISECOND
 
     def process_result_value(self, value: Any, dialect: Dialect) -> dt.datetime | None:
+        if isinstance(value, dt.datetime):
+            return value.astimezone(dt.timezone.utc)
         return None if value is None else _EPOCH + value * _MILLISECOND
+
+
+class _Json(TypeDecorator[str]):
+    """JSON as text, as it stands in the row, also where the column's type is JSON."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        # The engine of `init_db` takes and gives the text of it.
+        own: TypeEngine[Any] = postgresql.JSON(none_as_null=True)
+        return dialect.type_descriptor(own if dialect.name == "postgresql" else Text())
 
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
@@ -127,7 +163,7 @@ class Program(_Base):
     __tablename__ = "programs"
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
-    definition: Mapped[str] = mapped_column(Text)
+    definition: Mapped[str] = mapped_column(_Json)
     created_at: Mapped[dt.datetime] = mapped_column(_Instant)
 
 
@@ -140,8 +176,8 @@ class Execution(_Base):
     workflow_id: Mapped[str] = mapped_column(Text)
     program_id: Mapped[str] = mapped_column(ForeignKey("programs.id"))
     status: Mapped[ExecutionStatus] = mapped_column(_Status(ExecutionStatus))
-    inputs: Mapped[str] = mapped_column("input_payload", Text)
-    output: Mapped[str | None] = mapped_column("output_payload", Text)
+    inputs: Mapped[str] = mapped_column("input_payload", _Json)
+    output: Mapped[str | None] = mapped_column("output_payload", _Json)
     error_type: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text)
     error_traceback: Mapped[str | None] = mapped_column(Text)
@@ -192,7 +228,7 @@ class Step(_Base):
     line: Mapped[int] = mapped_column(Integer)
     column: Mapped[int] = mapped_column("column", Integer)
     due_at: Mapped[dt.datetime | None] = mapped_column(_Instant)
-    applied: Mapped[int] = mapped_column(Integer, default=0)
+    applied: Mapped[bool] = mapped_column(Boolean, default=False)
     created_at: Mapped[dt.datetime] = mapped_column(_Instant)
     started_at: Mapped[dt.datetime | None] = mapped_column(_Instant)
     completed_at: Mapped[dt.datetime | None] = mapped_column(_Instant)
@@ -204,11 +240,11 @@ class Call(Step):
     """One call of a workflow to a registered function."""
 
     function_name: Mapped[str] = mapped_column("function", Text)
-    args: Mapped[str] = mapped_column(Text)
-    kwargs: Mapped[str] = mapped_column(Text)
+    args: Mapped[str] = mapped_column(_Json)
+    kwargs: Mapped[str] = mapped_column(_Json)
     retry_count: Mapped[int] = mapped_column(Integer, default=0)
     job_id: Mapped[str | None] = mapped_column(Text)
-    result: Mapped[str | None] = mapped_column(Text)
+    result: Mapped[str | None] = mapped_column(_Json)
     error_type: Mapped[str | None] = mapped_column(Text)
     error: Mapped[str | None] = mapped_column(Text)
     error_traceback: Mapped[str | None] = mapped_column(Text)
@@ -239,7 +275,7 @@ class Event(_Base):
     sequence: Mapped[int] = mapped_column(Integer)
     transition_number: Mapped[int] = mapped_column(Integer)
     event_type: Mapped[str] = mapped_column(Text)
-    event_payload: Mapped[str] = mapped_column(Text)
+    event_payload: Mapped[str] = mapped_column(_Json)
     timestamp: Mapped[dt.datetime] = mapped_column(_Instant)
 
 

@@ -1,4 +1,4 @@
-//! Several worker processes on one database: a SQLite file, a Postgres server.
+//! Several worker processes on one database: a SQLite file, a Postgres server, a MySQL server.
 #![allow(clippy::unwrap_used)]
 
 mod support;
@@ -177,6 +177,15 @@ macro_rules! on_each_store {
             $(#[test]
             fn $check() {
                 if let Some(scene) = super::Scene::on_postgres() {
+                    super::$check(&scene);
+                }
+            })+
+        }
+
+        mod mysql {
+            $(#[test]
+            fn $check() {
+                if let Some(scene) = super::Scene::on_mysql() {
                     super::$check(&scene);
                 }
             })+

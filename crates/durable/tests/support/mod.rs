@@ -15,6 +15,7 @@ use durable::{
     Builder, CallRecord, CallRequest, Durability, Durable, Engine, ExecutionId, ExecutionRecord,
     Isolation, Recorded, Status, WorkerCommand, wire,
 };
+use mysql_async::prelude::Queryable as _;
 
 /// Far longer than anything here takes: only a test that fails waits for so long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,6 +45,22 @@ impl Scene {
         let schema = format!("scene_{}_{count}", std::process::id());
         ask_postgres(&server, &format!("CREATE SCHEMA {schema}"));
         Some(Self::at(format!("{server}?options=-csearch_path%3D{schema}")))
+    }
+
+    /// One on the MySQL or MariaDB server that tests are given; `None` where there is none. In CI
+    /// there must be one.
+    pub fn on_mysql() -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let Ok(server) = std::env::var("DURABLE_TEST_MYSQL") else {
+            assert!(std::env::var_os("CI").is_none(), "DURABLE_TEST_MYSQL is not set");
+            eprintln!("skipped: DURABLE_TEST_MYSQL is not set; see `scripts/services`");
+            return None;
+        };
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("scene_{}_{count}", std::process::id());
+        ask_mysql(&server, &format!("DROP DATABASE IF EXISTS {name}; CREATE DATABASE {name}"));
+        let (place, _) = server.rsplit_once('/').unwrap();
+        Some(Self::at(format!("{place}/{name}")))
     }
 
     /// One behind a URL.
@@ -81,6 +98,7 @@ impl Scene {
 
     pub fn count(&self, sql: &str) -> i64 {
         match &self.server {
+            Some(url) if url.starts_with("mysql") => ask_mysql(url, sql).unwrap(),
             Some(url) => ask_postgres(url, sql).unwrap(),
             None => self.sql().query_row(sql, [], |row| row.get(0)).unwrap(),
         }
@@ -96,6 +114,18 @@ pub fn ask_postgres(url: &str, sql: &str) -> Option<i64> {
         runtime.spawn(connection);
         let rows = client.query(sql, &[]).await.unwrap();
         rows.first().map(|row| row.get(0))
+    })
+}
+
+/// Runs SQL on a MySQL server: the number that it gives, if it gives one.
+pub fn ask_mysql(url: &str, sql: &str) -> Option<i64> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let options = mysql_async::Opts::from_url(url).unwrap();
+        let mut connection = mysql_async::Conn::new(options).await.unwrap();
+        let found = connection.query_first(sql).await.unwrap();
+        connection.disconnect().await.unwrap();
+        found
     })
 }
 

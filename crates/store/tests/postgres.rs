@@ -309,7 +309,7 @@ fn the_queries_of_people_show_truth() {
     draft.push(Event::ExecutionCompleted { output: Payload::trusted("1") }).unwrap();
     let end = Write::Transition(Box::new(draft.finish(lease(), false).0));
     store.commit(&[end]).unwrap().remove(0).unwrap();
-    block_on(async {
+    support::block_on(async {
         let client = postgres::connect(&url).await;
         let duration = "SELECT workflow_id, status,
               EXTRACT(EPOCH FROM (completed_at - started_at))::float8 AS duration_seconds

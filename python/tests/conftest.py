@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import threading
+import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine, make_url, text
 
 from durable_monty import FUNCTION_REGISTRY, OrchestratorService, Worker, functions, init_db
 
@@ -45,6 +47,35 @@ def _forget_functions() -> Iterator[None]:
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/test.db"
+
+
+def new_database(kind: str, directory: Path) -> str:
+    """The URL of an empty database of a kind."""
+    if kind == "sqlite":
+        return f"sqlite:///{directory}/test.db"
+    name = f"t{uuid.uuid4().hex}"
+    if kind == "postgres":
+        url = make_url(service_url("DURABLE_TEST_POSTGRES"))
+        statement = f"CREATE SCHEMA {name}"
+        driver, place = (
+            "postgresql+psycopg",
+            url.update_query_dict({"options": f"-csearch_path={name}"}),
+        )
+    else:
+        url = make_url(service_url("DURABLE_TEST_MYSQL"))
+        statement = f"CREATE DATABASE {name}"
+        driver, place = "mysql+pymysql", url.set(database=name)
+    admin = create_engine(url.set(drivername=driver), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(statement))
+    admin.dispose()
+    return place.render_as_string(hide_password=False)
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mysql"])
+def every_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database of each kind."""
+    return new_database(request.param, tmp_path)
 
 
 @pytest.fixture

@@ -84,7 +84,8 @@ print(service.store.url.removeprefix('sqlite:///'))
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     file = Path(ran.stdout.strip())
-    assert file.is_absolute() and not file.parent.exists()
+    assert file.is_absolute()
+    assert not file.parent.exists()
 
 
 def test_a_database_that_is_none_of_ours() -> None:

@@ -31,6 +31,11 @@ sum(results)
 """
 
 
+@pytest.fixture
+def url(every_url: str) -> str:
+    return every_url
+
+
 @pytest.fixture(autouse=True)
 def _functions() -> None:
     register_function("add")(lambda a, b: a + b)

@@ -1,4 +1,5 @@
-//! Where a workload keeps its executions: a new SQLite file, or a new schema of a Postgres database.
+//! Where a workload keeps its executions: a new SQLite file, a new schema of a Postgres database, or
+//! a new database of a MySQL server.
 
 use std::{
     fs,
@@ -7,6 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
+use mysql_async::{Conn, Opts, prelude::Queryable as _};
 use tokio_postgres::{Client, NoTls};
 
 use crate::measure::Settings;
@@ -15,6 +17,7 @@ use crate::measure::Settings;
 pub(crate) enum Place {
     Sqlite(tempfile::TempDir),
     Postgres { server: String, schema: String },
+    Mysql { server: String, database: String },
 }
 
 impl Place {
@@ -26,6 +29,10 @@ impl Place {
         };
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let schema = format!("bench_{}_{count}", std::process::id());
+        if server.starts_with("mysql") {
+            ask_mysql(server, &format!("CREATE DATABASE {schema}"))?;
+            return Ok(Self::Mysql { server: server.clone(), database: schema });
+        }
         with_client(server, async |client| {
             Ok(client.batch_execute(&format!("CREATE SCHEMA {schema}")).await?)
         })?;
@@ -39,6 +46,10 @@ impl Place {
                 let separator = if server.contains('?') { '&' } else { '?' };
                 format!("{server}{separator}options=-csearch_path%3D{schema}")
             }
+            Self::Mysql { server, database } => {
+                let (place, _) = server.rsplit_once('/').unwrap_or((server, ""));
+                format!("{place}/{database}")
+            }
         }
     }
 
@@ -51,6 +62,14 @@ impl Place {
                            WHERE relkind = 'r' AND relnamespace = $1::text::regnamespace";
                 Ok(client.query_one(sql, &[schema]).await?.get(0))
             }),
+            Self::Mysql { server, database } => {
+                // As of the last analysis, which the server does now and then.
+                let sql = format!(
+                    "SELECT CAST(SUM(data_length + index_length) AS SIGNED)
+                     FROM information_schema.tables WHERE table_schema = '{database}'"
+                );
+                Ok(ask_mysql(server, &sql)?.unwrap_or(0))
+            }
         }
     }
 
@@ -74,6 +93,11 @@ impl Drop for Place {
                 eprintln!("schema {schema} is left: {error}");
             }
         }
+        if let Self::Mysql { server, database } = self
+            && let Err(error) = ask_mysql(server, &format!("DROP DATABASE {database}"))
+        {
+            eprintln!("database {database} is left: {error}");
+        }
     }
 }
 
@@ -83,6 +107,16 @@ fn with_client<T>(server: &str, ask: impl AsyncFnOnce(&Client) -> Result<T>) -> 
         let (client, connection) = tokio_postgres::connect(server, NoTls).await?;
         runtime.spawn(connection);
         ask(&client).await
+    })
+}
+
+fn ask_mysql(server: &str, sql: &str) -> Result<Option<i64>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut connection = Conn::new(Opts::from_url(server)?).await?;
+        let found = connection.query_first(sql).await?;
+        connection.disconnect().await?;
+        Ok(found)
     })
 }
 

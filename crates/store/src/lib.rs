@@ -6,11 +6,13 @@
 
 mod batch;
 mod check;
+mod clock;
 pub mod conformance;
 mod control;
 mod memory;
 mod mysql;
 mod postgres;
+mod query;
 mod record;
 mod refusal;
 mod registry;

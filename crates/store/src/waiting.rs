@@ -1,4 +1,4 @@
-//! Waiting for a future on a thread of whatever kind.
+//! Waiting: for a future, and for a server that is away.
 
 use std::{
     future::Future,
@@ -6,7 +6,35 @@ use std::{
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
     thread::Thread,
+    time::{Duration, Instant},
 };
+
+/// How long a store goes on trying while its server can't be reached.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A pause that doubles.
+pub(crate) struct Pauses {
+    next: Duration,
+    until: Instant,
+}
+
+impl Pauses {
+    pub(crate) fn new(patience: Duration) -> Self {
+        Self { next: FIRST_PAUSE, until: Instant::now() + patience }
+    }
+
+    /// Waits a little; `false` when patience is over.
+    pub(crate) async fn pause(&mut self) -> bool {
+        if Instant::now() + self.next > self.until {
+            return false;
+        }
+        tokio::time::sleep(self.next).await;
+        self.next = (2 * self.next).min(LONGEST_PAUSE);
+        true
+    }
+}
 
 /// Wakes a thread that waits for a future.
 struct Unpark(Thread);

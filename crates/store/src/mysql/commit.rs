@@ -8,8 +8,6 @@
 //! one. When the answer to a commit is lost, that row tells whether it took place. If it did not,
 //! the number is moved past the one that is in doubt, and it never will.
 
-use std::time::{Duration, Instant};
-
 use durable_core::{Error, ExecutionId, Lease, Result};
 
 use super::{
@@ -22,14 +20,11 @@ use super::{
 use crate::{
     Write, Written,
     batch::{leases, place, success},
+    waiting::{PATIENCE, Pauses},
 };
 
-/// How long a commit goes on trying while the database can't be reached.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a batch is sent again that other transactions were in the way of.
 const MAX_COLLISIONS: u32 = 10;
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A writer that was not seen for so long is gone, and what it committed in no doubt any more.
 const FORGET_AFTER_MS: i64 = 30 * 24 * 3_600_000;
 
@@ -52,28 +47,6 @@ struct Doubt {
     answers: Answers,
     /// The leases it took if it took place.
     leases: Vec<(ExecutionId, Lease)>,
-}
-
-/// A pause that doubles.
-pub(super) struct Pauses {
-    next: Duration,
-    until: Instant,
-}
-
-impl Pauses {
-    pub(super) fn new(patience: Duration) -> Self {
-        Self { next: FIRST_PAUSE, until: Instant::now() + patience }
-    }
-
-    /// Waits a little; `false` when patience is over.
-    pub(super) async fn pause(&mut self) -> bool {
-        if Instant::now() + self.next > self.until {
-            return false;
-        }
-        tokio::time::sleep(self.next).await;
-        self.next = (2 * self.next).min(LONGEST_PAUSE);
-        true
-    }
 }
 
 impl Writer {

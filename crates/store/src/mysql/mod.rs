@@ -28,10 +28,12 @@ use parking_lot::Mutex;
 
 use crate::{
     CallRecord, ExecutionRecord, ListFilter, Loaded, Store, StoredProgram, TokenRecord,
-    WorkerRecord, Write, Written, batch::concerns_others,
+    WorkerRecord, Write, Written,
+    batch::concerns_others,
+    clock::{Clock, REFRESH},
+    waiting::{PATIENCE, Pauses},
 };
-use clock::Clock;
-use commit::{PATIENCE, Pauses, Writer};
+use commit::Writer;
 use error::Outcome;
 use news::News;
 pub use options::MysqlOptions;
@@ -73,7 +75,7 @@ impl MysqlStore {
             let mut connection = sessions.connection().await?;
             warn_of_loss(&mut connection).await?;
             news.look(&mut connection).await?;
-            clock.measure(&mut connection).await
+            clock::measure(&clock, &mut connection).await
         })?;
         sessions.runtime()?.spawn(refresh(Arc::downgrade(&sessions), clock.clone()));
         let writer = Mutex::new(Writer::new(id));
@@ -135,10 +137,10 @@ async fn warn_of_loss(connection: &mut Connection<'_>) -> Outcome<()> {
 /// Measures the clock anew for as long as the store is there.
 async fn refresh(sessions: Weak<Sessions>, clock: Arc<Clock>) {
     loop {
-        tokio::time::sleep(clock::REFRESH).await;
+        tokio::time::sleep(REFRESH).await;
         let Some(sessions) = sessions.upgrade() else { return };
         let measured = match sessions.connection().await {
-            Ok(mut connection) => clock.measure(&mut connection).await,
+            Ok(mut connection) => clock::measure(&clock, &mut connection).await,
             Err(fault) => Err(fault),
         };
         if let Err(fault) = measured {

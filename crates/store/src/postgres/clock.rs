@@ -1,53 +1,23 @@
-//! The database's clock, which all machines share.
+//! Asking the database for the time.
 
-use std::{
-    sync::atomic::{AtomicI64, Ordering},
-    time::{Duration, Instant},
-};
-
-use durable_core::UnixMs;
+use std::time::Instant;
 
 use super::{
     error::{Fault, Outcome},
     session::{Connection, Frame, Statement},
     value,
 };
+use crate::clock::Clock;
 
-/// How often the difference between the clocks is measured anew.
-pub(super) const REFRESH: Duration = Duration::from_secs(60);
-
-/// The database's clock, read off this machine's steady one.
-pub(super) struct Clock {
-    origin: Instant,
-    /// The database's time at the origin.
-    at_origin_ms: AtomicI64,
-}
-
-impl Clock {
-    pub(super) fn new() -> Self {
-        Self { origin: Instant::now(), at_origin_ms: AtomicI64::new(0) }
+pub(super) async fn measure(clock: &Clock, connection: &Connection<'_>) -> Outcome<()> {
+    // The first exchange on a connection takes longer: it prepares the statement.
+    for _ in 0..2 {
+        let statement = Statement::new("SELECT clock_timestamp()", Vec::new());
+        let asked = Instant::now();
+        let rows = connection.run(Frame::Bare, &[statement]).await?;
+        let row = rows.iter().flatten().next().ok_or(Fault::Lost)?;
+        let value::Instant(then_ms) = row.try_get(0)?;
+        clock.set(asked, then_ms);
     }
-
-    pub(super) fn now_ms(&self) -> UnixMs {
-        self.at_origin_ms.load(Ordering::Relaxed) + self.elapsed_ms(Instant::now())
-    }
-
-    fn elapsed_ms(&self, at: Instant) -> i64 {
-        i64::try_from(at.duration_since(self.origin).as_millis()).unwrap_or(i64::MAX)
-    }
-
-    /// Asks the database for the time; it was that half-way between question and answer.
-    pub(super) async fn measure(&self, connection: &Connection<'_>) -> Outcome<()> {
-        // The first exchange on a connection takes longer: it prepares the statement.
-        for _ in 0..2 {
-            let statement = Statement::new("SELECT clock_timestamp()", Vec::new());
-            let asked = Instant::now();
-            let rows = connection.run(Frame::Bare, &[statement]).await?;
-            let answered = asked + asked.elapsed() / 2;
-            let row = rows.iter().flatten().next().ok_or(Fault::Lost)?;
-            let value::Instant(then_ms) = row.try_get(0)?;
-            self.at_origin_ms.store(then_ms - self.elapsed_ms(answered), Ordering::Relaxed);
-        }
-        Ok(())
-    }
+    Ok(())
 }

@@ -8,8 +8,6 @@
 //! one. When the answer to a commit is lost, that row tells whether it took place. If it did not,
 //! the number is moved past the one that is in doubt, and it never will.
 
-use std::time::{Duration, Instant};
-
 use durable_core::{Error, ExecutionId, Lease, Result};
 
 use super::{
@@ -20,14 +18,14 @@ use super::{
     solo,
     value::Value,
 };
-use crate::{Write, Written};
+use crate::{
+    Write, Written,
+    batch::{leases, place, success},
+    waiting::{PATIENCE, Pauses},
+};
 
-/// How long a commit goes on trying while the database can't be reached.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a batch is sent again that other transactions were in the way of.
 const MAX_COLLISIONS: u32 = 10;
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 type Answers = Vec<Result<Written>>;
 
@@ -48,28 +46,6 @@ struct Doubt {
     answers: Answers,
     /// The leases it took if it took place.
     leases: Vec<(ExecutionId, Lease)>,
-}
-
-/// A pause that doubles.
-pub(super) struct Pauses {
-    next: Duration,
-    until: Instant,
-}
-
-impl Pauses {
-    pub(super) fn new(patience: Duration) -> Self {
-        Self { next: FIRST_PAUSE, until: Instant::now() + patience }
-    }
-
-    /// Waits a little; `false` when patience is over.
-    pub(super) async fn pause(&mut self) -> bool {
-        if Instant::now() + self.next > self.until {
-            return false;
-        }
-        tokio::time::sleep(self.next).await;
-        self.next = (2 * self.next).min(LONGEST_PAUSE);
-        true
-    }
 }
 
 impl Writer {
@@ -126,7 +102,7 @@ impl Writer {
         let connection = sessions.connection().await?;
         let last = self.register(&connection).await?;
         let number = last + 1;
-        if batch.iter().all(|member| plan::place(member).is_some()) {
+        if batch.iter().all(|member| place(member).is_some()) {
             let mut statements = plan::statements(batch, Some(self.mark(last, number)))?;
             statements.extend(news.cloned());
             // A single statement is a transaction of its own.
@@ -319,7 +295,7 @@ async fn settle(connection: &Connection<'_>, batch: &[Write]) -> Outcome<Answers
     let mut answers = Vec::with_capacity(batch.len());
     let mut open = vec![batch];
     while let Some(members) = open.pop() {
-        let in_waves = members.iter().take_while(|member| plan::place(member).is_some()).count();
+        let in_waves = members.iter().take_while(|member| place(member).is_some()).count();
         // What comes after those that can be written side by side has to wait.
         let (group, rest) = members.split_at(in_waves.max(1).min(members.len()));
         let Some(first) = group.first() else { continue };
@@ -366,36 +342,4 @@ async fn refused(
         Err(reason) if reason.is_of_one_member() => Ok(Err(reason.into())),
         Err(trouble) => Err(trouble),
     }
-}
-
-/// What a member comes to that is written in a wave and does not lose.
-fn success(member: &Write) -> Written {
-    match member {
-        Write::Create(new) => Written::Created { id: new.id, existing: false },
-        _ => Written::Done,
-    }
-}
-
-/// The leases that a batch takes.
-fn leases(members: &[Write], answers: &Answers) -> Vec<(ExecutionId, Lease)> {
-    let mut leases = Vec::new();
-    for (member, answer) in members.iter().zip(answers) {
-        match (member, answer) {
-            (Write::Create(new), Ok(Written::Created { existing: false, .. })) => {
-                let lease = |(owner, _): &(durable_core::Owner, _)| Lease {
-                    owner: owner.clone(),
-                    epoch: 1,
-                };
-                leases.extend(new.lease.as_ref().map(lease).map(|lease| (new.id, lease)));
-            }
-            (_, Ok(Written::Claimed(claimed))) => {
-                let taken = claimed.iter();
-                leases.extend(
-                    taken.filter_map(|loaded| Some((loaded.execution.id, loaded.lease.clone()?))),
-                );
-            }
-            _ => {}
-        }
-    }
-    leases
 }

@@ -25,9 +25,10 @@ use parking_lot::Mutex;
 use crate::{
     CallRecord, ExecutionRecord, ListFilter, Loaded, Store, StoredProgram, TokenRecord, Wake,
     WorkerRecord, Write, Written,
+    clock::{Clock, REFRESH},
+    waiting::{PATIENCE, Pauses},
 };
-use clock::Clock;
-use commit::{PATIENCE, Pauses, Writer};
+use commit::Writer;
 use error::{Fault, Outcome};
 use news::News;
 pub use options::PostgresOptions;
@@ -65,7 +66,7 @@ impl PostgresStore {
         let clock = Arc::new(Clock::new());
         let schema = sessions.block_on(async {
             let connection = sessions.connection().await?;
-            clock.measure(&connection).await?;
+            clock::measure(&clock, &connection).await?;
             let sql = "SELECT current_schema()::text";
             let rows = connection.run(Frame::Bare, &[Statement::new(sql, Vec::new())]).await?;
             Ok(rows.iter().flatten().next().map_or(String::new(), |row| row.get(0)))
@@ -121,10 +122,10 @@ impl PostgresStore {
 /// Measures the clock anew for as long as the store is there.
 async fn refresh(sessions: std::sync::Weak<Sessions>, clock: Arc<Clock>) {
     loop {
-        tokio::time::sleep(clock::REFRESH).await;
+        tokio::time::sleep(REFRESH).await;
         let Some(sessions) = sessions.upgrade() else { return };
         let measured = match sessions.connection().await {
-            Ok(connection) => clock.measure(&connection).await,
+            Ok(connection) => clock::measure(&clock, &connection).await,
             Err(fault) => Err(fault),
         };
         if let Err(fault) = measured {

@@ -20,10 +20,8 @@ use tokio_postgres::AsyncMessage;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{PostgresOptions, error::Outcome, session::Statement, value::Value};
-use crate::{Wake, Write};
+use crate::{Wake, Write, batch::concerns_others};
 
-/// What is due within this time is told to others: they look by themselves at least as often.
-const SOON_MS: i64 = 10_000;
 /// How often the engine is told to look while nobody listens: first, and when it is idle.
 const FIRST_POLL: Duration = Duration::from_millis(100);
 const LONGEST_POLL: Duration = Duration::from_secs(5);
@@ -70,8 +68,7 @@ impl News {
 
     /// The statement that tells others of a batch, if somebody else has to look.
     pub(super) fn of(&self, batch: &[Write], now_ms: UnixMs) -> Option<Statement> {
-        let is_news = batch.iter().any(|member| concerns_others(member, now_ms));
-        is_news.then(|| {
+        concerns_others(batch, now_ms).then(|| {
             let values = vec![Value::text(&self.channel), Value::text(&self.sender)];
             Statement::new("SELECT pg_notify($1, $2)", values)
         })
@@ -190,33 +187,5 @@ impl News {
         let (asked, heard) = join(listen, hear).await;
         asked?;
         Ok(heard?)
-    }
-}
-
-/// Whether anybody but the writer has to look at what a member wrote.
-fn concerns_others(member: &Write, now_ms: UnixMs) -> bool {
-    let is_soon = |due_ms: Option<UnixMs>| due_ms.is_some_and(|due_ms| due_ms <= now_ms + SOON_MS);
-    match member {
-        // To be taken up.
-        Write::Create(new) => new.lease.is_none(),
-        Write::Release { wake_at_ms, .. } => is_soon(*wake_at_ms),
-        Write::Transition(transition) => {
-            // Somebody may wait for the end.
-            transition.after.status.is_terminal()
-                || transition.release && is_soon(transition.after.wake_at_ms())
-        }
-        // To be taken in by whoever holds the execution.
-        Write::Report { .. } | Write::Request { .. } => true,
-        Write::PutProgram(_)
-        | Write::PutDictionary { .. }
-        | Write::Claim { .. }
-        | Write::ClaimOne { .. }
-        | Write::Renew { .. }
-        | Write::NoteJob { .. }
-        | Write::Announce(_)
-        | Write::Withdraw(_)
-        | Write::PutToken(_)
-        | Write::RevokeToken { .. }
-        | Write::Delete { .. } => false,
     }
 }

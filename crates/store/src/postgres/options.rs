@@ -2,10 +2,11 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use durable_core::{Error, Result};
+use durable_core::Result;
 use tokio_postgres::{Config, config::SslMode};
 
 use super::error::with_causes;
+use crate::query::{decode, duration, invalid};
 
 /// How a connection is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,10 +195,6 @@ impl PartialEq for PostgresOptions {
 
 impl Eq for PostgresOptions {}
 
-fn invalid(what: &str) -> Error {
-    Error::invalid(format!("the database URL can't be read: {what}"))
-}
-
 fn ssl_mode(word: &str) -> Result<(SslMode, Tls)> {
     Ok(match word {
         "disable" => (SslMode::Disable, Tls::Unverified),
@@ -212,33 +209,10 @@ fn flag(name: &str, word: &str) -> Result<bool> {
     word.parse().map_err(|_| invalid(&format!("{name} is true or false")))
 }
 
-fn duration(name: &str, word: &str, unit_ms: u64) -> Result<Duration> {
-    match word.parse::<u64>() {
-        Ok(number @ 1..=86_400_000) => Ok(Duration::from_millis(number.saturating_mul(unit_ms))),
-        _ => Err(invalid(&format!("{name} is a number from 1"))),
-    }
-}
-
-/// Undoes percent-encoding.
-fn decode(word: &str) -> Result<String> {
-    let mut bytes = Vec::with_capacity(word.len());
-    let mut rest = word.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-        let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else {
-            return Err(invalid("after '%' come two hexadecimal digits"));
-        };
-        bytes.push((high * 16 + low) as u8);
-    }
-    String::from_utf8(bytes).map_err(|_| invalid("it is not UTF-8"))
-}
-
 #[cfg(test)]
 mod tests {
+    use durable_core::Error;
+
     use super::*;
 
     #[test]

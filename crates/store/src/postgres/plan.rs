@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     NewExecution, Write,
+    batch::place,
     control::{clears_control, moot_control},
     rows::{Closing, TransitionRows},
 };
@@ -49,29 +50,6 @@ pub(super) struct Wave {
     jobs: Columns,
     reports: Columns,
     releases: Columns,
-}
-
-/// The order in which kinds of members are written, and the execution that a member concerns.
-/// `None` for members that are not written in waves.
-pub(super) fn place(write: &Write) -> Option<(u8, Option<ExecutionId>)> {
-    match write {
-        Write::PutProgram(_) => Some((0, None)),
-        Write::Create(new) => Some((1, Some(new.id))),
-        Write::Transition(transition) => Some((2, Some(transition.after.id))),
-        Write::NoteJob { execution, .. } => Some((3, Some(*execution))),
-        Write::Report { execution, .. } => Some((4, Some(*execution))),
-        Write::Release { execution, .. } => Some((5, Some(*execution))),
-        Write::PutDictionary { .. }
-        | Write::Claim { .. }
-        | Write::ClaimOne { .. }
-        | Write::Renew { .. }
-        | Write::Request { .. }
-        | Write::Announce(_)
-        | Write::Withdraw(_)
-        | Write::PutToken(_)
-        | Write::RevokeToken { .. }
-        | Write::Delete { .. } => None,
-    }
 }
 
 /// The statements for members that are all written in waves, with one more part in the first.

@@ -82,7 +82,7 @@ CREATE TABLE IF NOT EXISTS execution_steps (
     started_at bigint,
     completed_at bigint,
     UNIQUE INDEX execution_steps_call (execution_id, call_id),
-    INDEX execution_steps_group (resume_group_id),
+    INDEX execution_steps_group (resume_group_id, status),
     INDEX execution_steps_job (job_id(64))
 ) ENGINE=InnoDB CHARACTER SET utf8mb4 /*M! COLLATE utf8mb4_nopad_bin */ /*!80017 COLLATE utf8mb4_0900_bin */;
 

@@ -93,7 +93,7 @@ fn shared_fan(settings: &Settings) -> Result<()> {
     }
     let s = median(&seconds);
     emit(
-        "durable-monty rust 2 workers postgres",
+        &format!("durable-monty rust 2 workers{}", settings.server()),
         "W2",
         &[
             ("n", n.into()),
@@ -137,7 +137,7 @@ fn idle(settings: &Settings) -> Result<()> {
     std::thread::sleep(IDLE);
     let asked = place.statements().unwrap_or(before) - before;
     emit(
-        "durable-monty rust 4 workers postgres",
+        &format!("durable-monty rust 4 workers{}", settings.server()),
         "idle",
         &[("n", n.into()), ("statements_per_s", rounded(asked as f64 / IDLE.as_secs_f64()))],
     );

@@ -4,8 +4,8 @@
 //! W3: one workflow, 1,000 parallel steps. W4: start to result of a one-step workflow.
 //! W5: 10,000 suspended workflows. SQLite with synchronous=FULL, interpreter in worker processes.
 //!
-//! `--db postgresql://…` or `--db mysql://…` measures the same on a server, in places of their own, and with
-//! it W2 shared by two worker processes and the statements a second of four idle ones.
+//! `--db postgresql://…` or `--db mysql://…` measures the same on a server, each in a place of its
+//! own, and with it W2 shared by two worker processes and the statements a second of four idle ones.
 //!
 //! Environment: `ONLY=W1,W4`, `REPEATS=3`, `SCALE=1`, `ISOLATION=process|thread`, `BENCH_DIR`.
 

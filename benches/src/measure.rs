@@ -11,7 +11,7 @@ pub(crate) struct Settings {
     pub(crate) thread: bool,
     /// Where databases are put: on the disk whose speed matters, not in memory.
     pub(crate) dir: PathBuf,
-    /// A Postgres server to use instead.
+    /// A Postgres or MySQL server to use instead.
     pub(crate) db: Option<String>,
 }
 
@@ -35,6 +35,15 @@ impl Settings {
 
     pub(crate) fn wants(&self, workload: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == workload)
+    }
+
+    /// What the results are said to come from, beside a SQLite file.
+    pub(crate) fn server(&self) -> &'static str {
+        match self.db.as_deref() {
+            Some(url) if url.starts_with("mysql") => " mysql",
+            Some(_) => " postgres",
+            None => "",
+        }
     }
 
     pub(crate) fn scaled(&self, n: usize) -> usize {

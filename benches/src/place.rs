@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::Result;
-use mysql_async::{Conn, Opts, prelude::Queryable as _};
+use mysql_async::{
+    Conn, Opts,
+    prelude::{FromRow, Queryable as _},
+};
 use tokio_postgres::{Client, NoTls};
 
 use crate::measure::Settings;
@@ -30,7 +33,7 @@ impl Place {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let schema = format!("bench_{}_{count}", std::process::id());
         if server.starts_with("mysql") {
-            ask_mysql(server, &format!("CREATE DATABASE {schema}"))?;
+            ask_mysql::<i64>(server, &format!("CREATE DATABASE {schema}"))?;
             return Ok(Self::Mysql { server: server.clone(), database: schema });
         }
         with_client(server, async |client| {
@@ -68,13 +71,17 @@ impl Place {
                     "SELECT CAST(SUM(data_length + index_length) AS SIGNED)
                      FROM information_schema.tables WHERE table_schema = '{database}'"
                 );
-                Ok(ask_mysql(server, &sql)?.unwrap_or(0))
+                Ok(ask_mysql::<i64>(server, &sql)?.unwrap_or(0))
             }
         }
     }
 
     /// How many statements the server was asked so far, where it can be told.
     pub(crate) fn statements(&self) -> Option<i64> {
+        if let Self::Mysql { server, .. } = self {
+            let found = ask_mysql::<(String, i64)>(server, "SHOW GLOBAL STATUS LIKE 'Questions'");
+            return found.ok().flatten().map(|(_, count)| count);
+        }
         let Self::Postgres { server, .. } = self else { return None };
         let sql = "SELECT sum(calls)::bigint FROM pg_stat_statements
                    WHERE query NOT LIKE '%pg_stat_statements%'";
@@ -94,7 +101,7 @@ impl Drop for Place {
             }
         }
         if let Self::Mysql { server, database } = self
-            && let Err(error) = ask_mysql(server, &format!("DROP DATABASE {database}"))
+            && let Err(error) = ask_mysql::<i64>(server, &format!("DROP DATABASE {database}"))
         {
             eprintln!("database {database} is left: {error}");
         }
@@ -110,7 +117,7 @@ fn with_client<T>(server: &str, ask: impl AsyncFnOnce(&Client) -> Result<T>) -> 
     })
 }
 
-fn ask_mysql(server: &str, sql: &str) -> Result<Option<i64>> {
+fn ask_mysql<T: FromRow + Send + 'static>(server: &str, sql: &str) -> Result<Option<T>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut connection = Conn::new(Opts::from_url(server)?).await?;

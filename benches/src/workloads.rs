@@ -69,8 +69,7 @@ pub(crate) fn run(settings: &Settings) -> Result<()> {
     let workloads: [(&str, Workload); 5] =
         [("W1", sequence), ("W2", fan), ("W3", wide), ("W4", latency), ("W5", suspended)];
     let isolation = if settings.thread { "thread" } else { "process" };
-    let store = if settings.db.is_some() { " postgres" } else { "" };
-    let peer = format!("durable-monty rust {isolation}{store}");
+    let peer = format!("durable-monty rust {isolation}{}", settings.server());
     for (name, workload) in workloads {
         if settings.wants(name) {
             workload(settings, &peer)?;

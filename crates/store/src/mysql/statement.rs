@@ -163,7 +163,7 @@ pub(super) struct Template {
     /// The names of the columns of a table of rows; none where rows are `VALUES`.
     pub(super) columns: &'static [&'static str],
     pub(super) sql: &'static str,
-    /// Whether as many rows have to be written as there are.
+    /// Whether as many rows have to be found as there are. `VALUES` are all inserted, or none.
     pub(super) is_exact: bool,
 }
 

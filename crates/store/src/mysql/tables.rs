@@ -41,7 +41,7 @@ pub(super) static PUT_LEASES: Template = Template {
     columns: &[],
     sql: "INSERT INTO execution_locks (execution_id, locked_by, acquired_at, expires_at, epoch)
           VALUES {rows}",
-    is_exact: true,
+    is_exact: false,
 };
 
 // The epoch is compared in the execution's own row, which is locked: a lease that was taken over
@@ -102,7 +102,7 @@ pub(super) static INSERT_EVENTS: Template = Template {
     sql: "INSERT INTO execution_events (execution_id, sequence, transition_number, event_type,
               event_payload, timestamp)
           VALUES {rows}",
-    is_exact: true,
+    is_exact: false,
 };
 
 // Calls are handed out as soon as the transition has committed: that is when they start.
@@ -112,7 +112,7 @@ pub(super) static INSERT_CALLS: Template = Template {
               step_name, `function`, args, kwargs, options, line, `column`, delay_ms, due_at,
               created_at, started_at)
           VALUES {rows}",
-    is_exact: true,
+    is_exact: false,
 };
 
 pub(super) static RETRY_CALLS: Template = Template {

@@ -22,7 +22,7 @@ pub(super) enum Tls {
 /// ```
 /// use durable_store::PostgresOptions;
 /// let options = PostgresOptions::parse("postgresql://app:secret@db.example/app?sslmode=require")?;
-/// assert_eq!(options.to_string(), "postgresql://app@db.example/app");
+/// assert_eq!(options.to_string(), "postgresql://app@db.example:5432/app");
 /// assert!(PostgresOptions::parse("postgresql://db/app?sslmode=maybe").is_err());
 /// # Ok::<(), durable_core::Error>(())
 /// ```

@@ -439,7 +439,9 @@ def test_the_lifecycle_is_logged(
 
 
 PROGRAM = """
-import sys, threading
+import signal, sys, threading
+# Whoever runs the tests in the background may have it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from durable_monty import OrchestratorService, Worker, init_db, register_function
 
 @register_function("f")

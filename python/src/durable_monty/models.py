@@ -107,7 +107,7 @@ class _Status(TypeDecorator[Any]):
         return self.kind
 
 
-class _Instant(TypeDecorator[dt.datetime]):
+class Instant(TypeDecorator[dt.datetime]):
     """A UTC datetime, stored as Unix milliseconds; on Postgres as its own kind of instant.
 
     Naive values are taken as UTC.
@@ -164,7 +164,7 @@ class Program(_Base):
 
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     definition: Mapped[str] = mapped_column(_Json)
-    created_at: Mapped[dt.datetime] = mapped_column(_Instant)
+    created_at: Mapped[dt.datetime] = mapped_column(Instant)
 
 
 class Execution(_Base):
@@ -184,9 +184,9 @@ class Execution(_Base):
     error_call: Mapped[int | None] = mapped_column(Integer)
     idempotency_key: Mapped[str | None] = mapped_column(Text)
     version: Mapped[int] = mapped_column(Integer)
-    created_at: Mapped[dt.datetime] = mapped_column(_Instant)
-    started_at: Mapped[dt.datetime | None] = mapped_column(_Instant)
-    completed_at: Mapped[dt.datetime | None] = mapped_column(_Instant)
+    created_at: Mapped[dt.datetime] = mapped_column(Instant)
+    started_at: Mapped[dt.datetime | None] = mapped_column(Instant)
+    completed_at: Mapped[dt.datetime | None] = mapped_column(Instant)
 
     calls: Mapped[list[Call]] = relationship(
         back_populates="execution", order_by="Call.step_order", passive_deletes="all"
@@ -227,11 +227,11 @@ class Step(_Base):
     attempts: Mapped[int] = mapped_column(Integer)
     line: Mapped[int] = mapped_column(Integer)
     column: Mapped[int] = mapped_column("column", Integer)
-    due_at: Mapped[dt.datetime | None] = mapped_column(_Instant)
+    due_at: Mapped[dt.datetime | None] = mapped_column(Instant)
     applied: Mapped[bool] = mapped_column(Boolean, default=False)
-    created_at: Mapped[dt.datetime] = mapped_column(_Instant)
-    started_at: Mapped[dt.datetime | None] = mapped_column(_Instant)
-    completed_at: Mapped[dt.datetime | None] = mapped_column(_Instant)
+    created_at: Mapped[dt.datetime] = mapped_column(Instant)
+    started_at: Mapped[dt.datetime | None] = mapped_column(Instant)
+    completed_at: Mapped[dt.datetime | None] = mapped_column(Instant)
 
     __mapper_args__ = {"polymorphic_on": "kind"}
 
@@ -276,7 +276,7 @@ class Event(_Base):
     transition_number: Mapped[int] = mapped_column(Integer)
     event_type: Mapped[str] = mapped_column(Text)
     event_payload: Mapped[str] = mapped_column(_Json)
-    timestamp: Mapped[dt.datetime] = mapped_column(_Instant)
+    timestamp: Mapped[dt.datetime] = mapped_column(Instant)
 
 
 class State(_Base):
@@ -288,4 +288,4 @@ class State(_Base):
     state_snapshot: Mapped[bytes | None] = mapped_column(LargeBinary)
     current_step: Mapped[int] = mapped_column(Integer)
     position: Mapped[int] = mapped_column(Integer)
-    updated_at: Mapped[dt.datetime] = mapped_column(_Instant)
+    updated_at: Mapped[dt.datetime] = mapped_column(Instant)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import logging
 import signal
 import socket
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import text
+from sqlalchemy import column, exists, or_, select, table
 from sqlalchemy.engine import Engine as Database
 
 from .executors.base import Executor, ReportingExecutor, reports
@@ -20,6 +21,7 @@ from .executors.local import LocalExecutor
 from .executors.poller import JobPoller
 from .executors.pool import CallPool
 from .functions import FUNCTION_REGISTRY
+from .models import CallStatus, Instant, Step
 from .orchestrator import check_and_resume_if_ready, enqueue_calls, execute_and_save
 from .service import OrchestratorService
 
@@ -191,29 +193,32 @@ class _Progress:
             logger.info("calls running: %d%s", state[1], f", {numbers}" if numbers else "")
 
 
-# Work is due while an execution waits to be leased, has something in its inbox, or is leased and
-# has a call or timer whose time has come. A submitted call is with its executor.
-_DUE_WORK = text(
-    """
-    SELECT EXISTS (SELECT 1 FROM executions WHERE wake_at <= :now)
-        OR EXISTS (SELECT 1 FROM executions WHERE inbox > 0 AND status <> 'PAUSED')
-        OR EXISTS (
-            SELECT 1 FROM execution_locks AS held
-            JOIN executions AS execution ON execution.id = held.execution_id
-            WHERE execution.status IN ('SCHEDULED', 'RUNNING')
-                OR EXISTS (
-                    SELECT 1 FROM execution_steps AS step
-                    WHERE step.execution_id = held.execution_id AND step.applied = 0
-                        AND step.status <> 'SUBMITTED' AND coalesce(step.due_at, 0) <= :now
-                )
-        )
-    """
+_EXECUTIONS = table(
+    "executions", column("id"), column("status"), column("inbox"), column("wake_at", Instant())
 )
+_LOCKS = table("execution_locks", column("execution_id"))
 
 
 def _has_due_work(database: Database) -> bool:
+    """Whether an execution waits to be leased, has something in its inbox, or is leased and has a
+    call or timer whose time has come. A submitted call is with its executor."""
+    execution, step = _EXECUTIONS.c, Step
+    now = dt.datetime.now(dt.timezone.utc)
+    is_due = exists().where(
+        step.execution_id == execution.id,
+        step.applied.is_(False),
+        step.status != CallStatus.SUBMITTED,
+        or_(step.due_at.is_(None), step.due_at <= now),
+    )
+    is_leased = _LOCKS.c.execution_id == execution.id
+    begins = execution.status.in_(["SCHEDULED", "RUNNING"])
+    due = or_(
+        exists().where(execution.wake_at <= now),
+        exists().where(execution.inbox > 0, execution.status != "PAUSED"),
+        exists().where(is_leased, or_(begins, is_due)),
+    )
     with database.connect() as connection:
-        return bool(connection.scalar(_DUE_WORK, {"now": time.time_ns() // 1_000_000}))
+        return bool(connection.scalar(select(due)))
 
 
 @contextlib.contextmanager

@@ -1,12 +1,12 @@
 //! `durable events`
 
 use anyhow::Result;
+use durable_server::views::EventView;
 
 use crate::{
     args, database,
     exit::Exit,
     text::{self, short},
-    views::EventView,
 };
 
 /// How many events are read at a time.

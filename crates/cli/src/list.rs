@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 use durable::{ExecutionRecord, ListFilter};
+use durable_server::views::{ExecutionView, duration_ms, instant};
 
 use crate::{
     args, database,
     exit::Exit,
-    text::{self, duration, instant, short},
-    views::{ExecutionView, duration_ms},
+    text::{self, duration, short},
 };
 
 pub(crate) fn list(url: &str, command: &args::List) -> Result<Exit> {

@@ -20,7 +20,6 @@ mod show;
 mod text;
 mod time;
 mod token;
-mod views;
 mod worker;
 mod workers;
 

@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use durable::{CallRecord, ExecutionRecord, Labels, Status};
+use durable_server::views::{ExecutionWithCalls, duration_ms, instant};
 
 use crate::{
     args, database,
     exit::Exit,
-    text::{self, duration, indent, instant, short},
-    views::{ExecutionWithCalls, duration_ms},
+    text::{self, duration, indent, short},
 };
 
 /// How much of a payload is shown.

@@ -1,8 +1,6 @@
-//! Text for people: times, durations, tables, and payloads cut to fit.
+//! Text for people: durations, tables, and payloads cut to fit.
 
 use std::io::Write as _;
-
-use durable_core::UnixMs;
 
 /// Prints on standard error, where everything goes that is not the result. That nobody reads it
 /// is no reason to fail.
@@ -25,30 +23,6 @@ pub(crate) fn print(text: &str) -> std::io::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => written,
     }
-}
-
-/// An instant in UTC, as `2026-01-31T12:00:00.125Z`.
-pub(crate) fn instant(at_ms: UnixMs) -> String {
-    const DAY_MS: i64 = 86_400_000;
-    let (year, month, day) = date(at_ms.div_euclid(DAY_MS));
-    let ms = at_ms.rem_euclid(DAY_MS);
-    let (hour, minute, second) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1_000 % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms % 1_000)
-}
-
-/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar. Years are
-/// counted from March here, so that the leap day is the last of its year.
-fn date(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    (era * 400 + year_of_era + i64::from(month <= 2), month, day)
 }
 
 /// A length of time, to two or three digits.
@@ -109,20 +83,6 @@ pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn instants_are_written_in_utc() {
-        for (at_ms, text) in [
-            (0, "1970-01-01T00:00:00.000Z"),
-            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
-            (951_782_400_000, "2000-02-29T00:00:00.000Z"),
-            (1_709_251_199_001, "2024-02-29T23:59:59.001Z"),
-            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
-            (-1, "1969-12-31T23:59:59.999Z"),
-        ] {
-            assert_eq!(instant(at_ms), text);
-        }
-    }
 
     #[test]
     fn durations_keep_two_units() {

@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use durable::{Clock as _, Engine, Error, SystemClock, TokenRecord};
-use durable_server::NewToken;
+use durable_server::{NewToken, views::instant};
 use durable_store::Write;
 
 use crate::{
     args, database,
     exit::Exit,
-    text::{self, instant, short},
+    text::{self, short},
     time,
 };
 

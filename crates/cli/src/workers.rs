@@ -2,12 +2,13 @@
 
 use anyhow::Result;
 use durable::{Clock as _, Config, SystemClock, WorkerRecord};
+use durable_server::views::instant;
+use serde::Serialize;
 
 use crate::{
     args, database,
     exit::Exit,
     text::{self, duration, short},
-    views::WorkerView,
 };
 
 pub(crate) fn workers(url: &str, command: &args::Workers) -> Result<Exit> {
@@ -48,4 +49,44 @@ pub(crate) fn workers(url: &str, command: &args::Workers) -> Result<Exit> {
         text::print(&text::table(&headings, &rows))?;
     }
     Ok(Exit::Done)
+}
+
+/// What `--json` prints of a worker. It is stable: fields are only added.
+#[derive(Serialize)]
+struct WorkerView<'a> {
+    /// The name it holds leases under, as in `locked_by` of an execution.
+    id: &'a str,
+    /// Its machine, or the name it was given.
+    name: &'a str,
+    pid: u32,
+    /// Empty for all.
+    queues: &'a [String],
+    functions: &'a [String],
+    concurrency: u32,
+    /// How many executions it holds.
+    held: u32,
+    version: &'a str,
+    started_at: String,
+    /// When it was last heard of.
+    seen_at: String,
+    /// Whether it was not heard of for longer than a lease lasts.
+    is_stale: bool,
+}
+
+impl<'a> WorkerView<'a> {
+    fn new(worker: &'a WorkerRecord, is_stale: bool) -> Self {
+        Self {
+            id: worker.owner.as_str(),
+            name: &worker.host,
+            pid: worker.pid,
+            queues: &worker.queues,
+            functions: &worker.functions,
+            concurrency: worker.concurrency,
+            held: worker.held,
+            version: &worker.version,
+            started_at: instant(worker.started_at_ms),
+            seen_at: instant(worker.seen_at_ms),
+            is_stale,
+        }
+    }
 }

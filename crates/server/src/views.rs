@@ -80,14 +80,14 @@ pub struct ExecutionView {
     /// The engine that runs it, if one does.
     locked_by: Option<String>,
     idempotency_key: Option<String>,
-    /// The id of its program.
-    program: String,
     /// The tenant it belongs to.
     namespace: String,
     /// The queue that workers take it from.
     queue: String,
     /// Words to find it by.
     tags: Vec<String>,
+    /// The id of its program.
+    program: String,
 }
 
 impl ExecutionView {
@@ -106,10 +106,10 @@ impl ExecutionView {
             duration_ms: duration_ms(record),
             locked_by: record.locked_by.clone(),
             idempotency_key: record.idempotency_key.clone(),
-            program: record.program.as_str().to_owned(),
             namespace: record.labels.namespace.clone(),
             queue: record.labels.queue.clone(),
             tags: record.labels.tags.clone(),
+            program: record.program.as_str().to_owned(),
         }
     }
 
@@ -284,8 +284,10 @@ mod tests {
     fn instants_are_written_in_utc() {
         for (at_ms, text) in [
             (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
             (951_782_400_000, "2000-02-29T00:00:00.000Z"),
             (1_709_251_199_001, "2024-02-29T23:59:59.001Z"),
+            (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
             (-1, "1969-12-31T23:59:59.999Z"),
         ] {
             assert_eq!(instant(at_ms), text);

@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use durable::{Announcement, Clock as _, Config, Engine, Error, Executor, Location, SystemClock};
+use durable::{
+    Announcement, Clock as _, Config, Duty, Engine, Error, Executor, Location, SystemClock,
+};
 use durable_executors::{Routed, TaskQueue};
 use durable_server::Server;
 
@@ -32,17 +34,8 @@ pub(crate) fn serve(url: &str, command: &args::Serve) -> Result<Exit> {
     let functions = Functions::load_many(&command.host.functions, command.concurrency)?;
     let names: Vec<_> = functions.all().into_keys().collect();
     let works = command.tasks || !names.is_empty();
-    let config = Config {
-        queues: command.queues.clone(),
-        announcement: works.then(|| Announcement {
-            host: worker::hostname(),
-            functions: names.clone(),
-            concurrency: command.concurrency,
-        }),
-        ..Config::default()
-    };
     let isolation = command.host.isolation.isolation();
-    let engine = Arc::new(database::open_to_run(url, isolation, config)?);
+    let engine = Arc::new(database::open_to_run(url, isolation, Config::default())?);
     let addresses = addresses(&command.bind)?;
     let is_open = addresses.iter().any(|address| !address.ip().is_loopback());
     if is_open {
@@ -50,7 +43,13 @@ pub(crate) fn serve(url: &str, command: &args::Serve) -> Result<Exit> {
     }
     let tasks = command.tasks.then(|| Arc::new(TaskQueue::default()));
     if works {
-        engine.attach(executor(&functions, tasks.clone()))?;
+        let announcement = Announcement {
+            host: worker::hostname(),
+            functions: names,
+            concurrency: command.concurrency,
+        };
+        let duty = Duty { queues: command.queues.clone(), announcement: Some(announcement) };
+        engine.attach_for(executor(&functions, tasks.clone()), duty)?;
         functions.serve_all();
     }
     let config = durable_server::Config {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use durable::{Announcement, Config, Engine, Error, Location};
+use durable::{Announcement, Config, Duty, Engine, Error, Location};
 
 use crate::{
     args, database,
@@ -28,13 +28,14 @@ pub(crate) fn worker(url: &str, command: &args::Worker) -> Result<Exit> {
         functions: names.clone(),
         concurrency: command.concurrency,
     };
+    let duty = Duty { queues: command.queues.clone(), announcement: Some(announcement) };
     let isolation = command.host.isolation.isolation();
-    let engine = database::open_to_run(url, isolation, config(command, announcement))?;
+    let engine = database::open_to_run(url, isolation, config(command.concurrency))?;
     if inbox.is_interrupted() {
         return Ok(Exit::Done);
     }
     functions.serve_all();
-    engine.attach(functions.executor())?;
+    engine.attach_for(functions.executor(), duty)?;
     text::say(&format!(
         "worker started: {}, {} calls at once, functions: {}",
         match command.queues.as_slice() {
@@ -71,13 +72,11 @@ fn wait(engine: &Engine, inbox: &Inbox, until_idle: bool) -> Result<bool> {
 }
 
 /// A worker leases what keeps its calls busy, and leaves the rest to others.
-fn config(command: &args::Worker, announcement: Announcement) -> Config {
-    let at_once = command.concurrency as usize;
+fn config(concurrency: u32) -> Config {
+    let at_once = concurrency as usize;
     Config {
         max_active: (4 * at_once).max(32),
         max_claim: (2 * at_once).max(16),
-        queues: command.queues.clone(),
-        announcement: Some(announcement),
         ..Config::default()
     }
 }

@@ -13,7 +13,8 @@ pub struct Announcement {
     pub concurrency: u32,
 }
 
-/// What an engine takes up while an executor is attached, and how it is shown.
+/// What an engine takes up while an executor is attached, and how it is shown. By default all
+/// queues, unlisted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Duty {
     /// Executions of these queues only; empty for all.
@@ -31,10 +32,6 @@ pub struct Config {
     pub max_claim: usize,
     /// Take up this execution only, and leave all others to other engines.
     pub only: Option<ExecutionId>,
-    /// Take up executions of these queues only; empty for all.
-    pub queues: Vec<String>,
-    /// How this engine is shown among the workers; `None` when it is not listed.
-    pub announcement: Option<Announcement>,
     /// How long a lease lasts unless it is renewed; renewed three times within it.
     pub lease_ms: u64,
     /// How often the store is asked whether somebody else changed it. A ceiling on how late
@@ -77,8 +74,6 @@ impl Default for Config {
             max_active: 1_000,
             max_claim: 256,
             only: None,
-            queues: Vec::new(),
-            announcement: None,
             lease_ms: 15_000,
             poll_ms: 50,
             sweep_ms: 0,

@@ -106,8 +106,6 @@ impl Engine {
     pub fn new(parts: Parts) -> Result<Self> {
         let Parts { store, runner, clock, random, spawn, probe, config } = parts;
         let (loads, to_load) = mpsc::channel();
-        let duty =
-            Duty { queues: config.queues.clone(), announcement: config.announcement.clone() };
         let shell = Arc::new(Shell {
             owner: new_owner(&*random),
             started_at_ms: clock.now_ms(),
@@ -126,7 +124,7 @@ impl Engine {
             random,
             probe,
             config,
-            duty: RwLock::new(duty),
+            duty: RwLock::default(),
         });
         let listener = Arc::downgrade(&shell);
         shell.store.subscribe(Box::new(move || {
@@ -148,17 +146,15 @@ impl Engine {
         &*self.shell.store
     }
 
-    /// Begins to lease executions and to hand their calls to `executor`.
+    /// Begins to lease executions of all queues and to hand their calls to `executor`.
     ///
     /// # Errors
     /// `Conflict` when an executor is attached already.
     pub fn attach(&self, executor: Arc<dyn Executor>) -> Result<()> {
-        let duty = self.shell.duty.read().clone();
-        self.attach_for(executor, duty)
+        self.attach_for(executor, Duty::default())
     }
 
-    /// As [`Engine::attach`], with other queues and another announcement than the configuration
-    /// names, from now on.
+    /// As [`Engine::attach`], for some queues only or as a worker that is listed.
     ///
     /// # Errors
     /// As [`Engine::attach`].

@@ -59,6 +59,16 @@ pub(crate) fn leases(members: &[Write], answers: &[Result<Written>]) -> Vec<(Exe
     leases
 }
 
+/// Gives leases back that the caller took for lost, so that somebody takes them up at once.
+pub(crate) fn releases(leases: &[(ExecutionId, Lease)]) -> Vec<Write> {
+    let release = |(execution, lease): &(ExecutionId, Lease)| Write::Release {
+        execution: *execution,
+        lease: lease.clone(),
+        wake_at_ms: Some(0),
+    };
+    leases.iter().map(release).collect()
+}
+
 /// Whether anybody but the writer has to look at what a batch wrote.
 pub(crate) fn concerns_others(batch: &[Write], now_ms: UnixMs) -> bool {
     let is_soon = |due_ms: Option<UnixMs>| due_ms.is_some_and(|due_ms| due_ms <= now_ms + SOON_MS);

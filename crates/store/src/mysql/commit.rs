@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Write, Written,
-    batch::{leases, place, success},
+    batch::{leases, place, releases, success},
     waiting::{PATIENCE, Pauses},
 };
 
@@ -230,16 +230,8 @@ async fn give_back(sessions: &Sessions, leases: &[(ExecutionId, Lease)]) -> Outc
     if leases.is_empty() {
         return Ok(());
     }
-    let members: Vec<_> = leases
-        .iter()
-        .map(|(execution, lease)| Write::Release {
-            execution: *execution,
-            lease: lease.clone(),
-            wake_at_ms: Some(0),
-        })
-        .collect();
     let mut connection = sessions.connection().await?;
-    connection.run(Frame::Whole, &plan::statements(&members)?).await.map(drop)
+    connection.run(Frame::Whole, &plan::statements(&releases(leases))?).await.map(drop)
 }
 
 /// Whether a batch was committed, and the number to go on from; `None` when the row is gone.

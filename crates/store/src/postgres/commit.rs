@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     Write, Written,
-    batch::{leases, place, success},
+    batch::{leases, place, releases, success},
     waiting::{PATIENCE, Pauses},
 };
 
@@ -245,16 +245,8 @@ impl Writer {
         if leases.is_empty() {
             return Ok(());
         }
-        let members: Vec<_> = leases
-            .iter()
-            .map(|(execution, lease)| Write::Release {
-                execution: *execution,
-                lease: lease.clone(),
-                wake_at_ms: Some(0),
-            })
-            .collect();
         let connection = sessions.connection().await?;
-        connection.run(Frame::Whole, &plan::statements(&members, None)?).await.map(drop)
+        connection.run(Frame::Whole, &plan::statements(&releases(leases), None)?).await.map(drop)
     }
 }
 

@@ -120,12 +120,12 @@ impl SealedStore {
 
     /// Opens an execution that was just leased. One that can't be opened is parked: it waits for
     /// the key, and stops nobody else.
-    fn open_or_park(&self, loaded: Loaded, now_ms: UnixMs) -> Result<Loaded> {
-        let id = loaded.execution.id;
-        let mut opened = loaded.clone();
-        let Err(error) = self.open(id).loaded(&mut opened) else { return Ok(opened) };
+    fn open_or_park(&self, mut loaded: Loaded, now_ms: UnixMs) -> Result<Loaded> {
+        let as_stored = loaded.execution.clone();
+        let id = as_stored.id;
+        let Err(error) = self.open(id).loaded(&mut loaded) else { return Ok(loaded) };
         let Some(lease) = loaded.lease else { return Err(error) };
-        let mut draft = Draft::new(loaded.execution, now_ms);
+        let mut draft = Draft::new(as_stored, now_ms);
         let reason = format!("what is stored of it can't be opened: {error}");
         let is_paused = draft.after.status == Status::Paused;
         let write = if !is_paused && draft.push(Event::ExecutionPaused { reason }).is_ok() {

@@ -51,6 +51,8 @@ pub struct PostgresStore {
     news: Arc<News>,
     clock: Arc<Clock>,
     sessions: Arc<Sessions>,
+    /// Of the writer.
+    session: Sessions,
     place: String,
 }
 
@@ -78,8 +80,9 @@ impl PostgresStore {
             news.wait_until_listening();
         }
         sessions.runtime()?.spawn(refresh(Arc::downgrade(&sessions), clock.clone()));
+        let session = Sessions::of_writer(options, &sessions)?;
         let writer = Mutex::new(Writer::new(id));
-        Ok(Self { writer, news, clock, sessions, place: options.to_string() })
+        Ok(Self { writer, news, clock, sessions, session, place: options.to_string() })
     }
 
     /// Asks until there is an answer, or for a while.
@@ -155,7 +158,7 @@ impl Store for PostgresStore {
         self.news.stir();
         let news = self.news.of(batch, self.clock.now_ms());
         let mut writer = self.writer.lock();
-        Ok(self.sessions.block_on(writer.commit(&self.sessions, batch, news))?)
+        Ok(self.session.drive(writer.commit(&self.session, batch, news))?)
     }
 
     fn execution(&self, id: ExecutionId) -> Result<Option<ExecutionRecord>> {

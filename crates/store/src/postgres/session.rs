@@ -6,15 +6,17 @@
 use std::{
     borrow::Cow,
     future::{Future, poll_fn},
+    panic::resume_unwind,
     pin::Pin,
     sync::atomic::{AtomicBool, Ordering},
     task::Poll,
+    thread,
     time::Duration,
 };
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Timeouts};
 use durable_core::{Error, Result};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_postgres::Row;
 
 use super::{
@@ -25,8 +27,8 @@ use super::{
 };
 use crate::waiting::block_on;
 
-/// Most connections that are open at once: one commits, the others read.
-const MAX_CONNECTIONS: usize = 8;
+/// Most connections that are open for reading at once.
+const MAX_READERS: usize = 7;
 /// The parameter that only a session of our own keeps. The statements are made for arrays of any
 /// length: planning each afresh would cost more than running it.
 const SESSION_MARK: &str = "force_generic_plan";
@@ -49,7 +51,7 @@ impl Statement {
     }
 }
 
-/// The way to the database: a pool of connections and the threads that serve them.
+/// The way to the database: a pool of connections and what drives them.
 pub(super) struct Sessions {
     /// `None` only while it is dropped.
     runtime: Option<Runtime>,
@@ -66,51 +68,63 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Makes the pool; the first connection tells what lies between.
+    /// Those of readers: a thread of its own drives the connections, for any number of callers.
+    /// The first connection tells what lies between.
     pub(super) fn open(options: &PostgresOptions) -> Outcome<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("durable-postgres")
             .enable_all()
-            .build()
-            .map_err(|error| {
-                Error::unavailable(format!("can't start a thread for Postgres: {error}"))
-            })?;
-        let tls = tls::connector(options)?;
-        let pool = |with_session: bool| {
-            let manager = Manager::from_config(
-                options.connection(with_session),
-                tls.clone(),
-                ManagerConfig { recycling_method: RecyclingMethod::Fast },
-            );
-            let wait = Some(options.connect_timeout);
-            let timeouts = Timeouts { wait, create: wait, recycle: wait };
-            Pool::builder(manager)
-                .max_size(MAX_CONNECTIONS)
-                .timeouts(timeouts)
-                .runtime(deadpool_postgres::Runtime::Tokio1)
-                .build()
-                .map_err(|error| Error::internal(format!("no pool of connections: {error}")))
-        };
-        let mut sessions = Self {
-            runtime: Some(runtime),
-            pool: pool(true)?,
-            prepares: AtomicBool::new(false),
-            are_own: true,
-            begin: options.begin(true),
-            begin_read: options.begin_read(true),
-            reply_timeout: options.statement_timeout + options.connect_timeout,
-        };
-        let is_own = sessions.block_on(sessions.is_own_session())?;
-        if !is_own {
+            .build();
+        let mut sessions = Self::new(options, runtime, MAX_READERS, true)?;
+        if !sessions.block_on(sessions.is_own_session())? {
             tracing::info!("a pooler stands before Postgres: no session state is used");
-            sessions.pool = pool(false)?;
-            sessions.are_own = false;
-            sessions.begin = options.begin(false);
-            sessions.begin_read = options.begin_read(false);
+            let runtime = sessions.runtime.take();
+            let runtime = runtime.ok_or_else(|| std::io::Error::other("it is closed"));
+            sessions = Self::new(options, runtime, MAX_READERS, false)?;
         }
-        sessions.prepares = AtomicBool::new(options.prepare.unwrap_or(is_own));
         Ok(sessions)
+    }
+
+    /// The one of the writer, beside those of readers. Whoever writes drives it himself: a step
+    /// of a workflow that waits for its commit waits for no other thread of this process.
+    pub(super) fn of_writer(options: &PostgresOptions, readers: &Self) -> Outcome<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let sessions = Self::new(options, runtime, 1, readers.are_own)?;
+        sessions.prepares.store(readers.prepares.load(Ordering::Relaxed), Ordering::Relaxed);
+        Ok(sessions)
+    }
+
+    fn new(
+        options: &PostgresOptions,
+        runtime: std::io::Result<Runtime>,
+        most: usize,
+        are_own: bool,
+    ) -> Outcome<Self> {
+        let runtime = runtime.map_err(|error| {
+            Error::unavailable(format!("can't drive connections to Postgres: {error}"))
+        })?;
+        let manager = Manager::from_config(
+            options.connection(are_own),
+            tls::connector(options)?,
+            ManagerConfig { recycling_method: RecyclingMethod::Fast },
+        );
+        let wait = Some(options.connect_timeout);
+        let pool = Pool::builder(manager)
+            .max_size(most)
+            .timeouts(Timeouts { wait, create: wait, recycle: wait })
+            .runtime(deadpool_postgres::Runtime::Tokio1)
+            .build()
+            .map_err(|error| Error::internal(format!("no pool of connections: {error}")))?;
+        Ok(Self {
+            runtime: Some(runtime),
+            pool,
+            prepares: AtomicBool::new(options.prepare.unwrap_or(are_own)),
+            are_own,
+            begin: options.begin(are_own),
+            begin_read: options.begin_read(are_own),
+            reply_timeout: options.statement_timeout + options.connect_timeout,
+        })
     }
 
     /// Whether what a session is told stays with us. PgBouncer refuses the parameter, or forgets it.
@@ -140,6 +154,20 @@ impl Sessions {
     pub(super) fn block_on<T>(&self, future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
         let _context = self.runtime()?.enter();
         block_on(future)
+    }
+
+    /// As [`Self::block_on`], driving the connection on this thread.
+    pub(super) fn drive<T: Send>(
+        &self,
+        future: impl Future<Output = Outcome<T>> + Send,
+    ) -> Outcome<T> {
+        let runtime = self.runtime()?;
+        if Handle::try_current().is_err() {
+            return runtime.block_on(future);
+        }
+        // A thread that belongs to a runtime may not drive another one.
+        let driven = thread::scope(|scope| scope.spawn(|| runtime.block_on(future)).join());
+        driven.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// A connection that works, as far as is known.

@@ -40,12 +40,20 @@ fn postgres() {
 }
 
 #[test]
-fn postgres_behind_a_pooler() {
+fn postgres_without_prepared_statements() {
     let Some(server) = postgres::server() else { return };
     conformance::run(&|| {
-        // Nothing is kept from one transaction to the next, as PgBouncer has it.
         let url = format!("{}&prepare=false", server.new_database());
         Box::new(PostgresStore::open(&PostgresOptions::parse(&url).unwrap()).unwrap())
+    });
+}
+
+#[test]
+fn postgres_behind_pgbouncer() {
+    let Some(pooler) = postgres::pooler() else { return };
+    conformance::run(&|| {
+        let options = PostgresOptions::parse(&pooler.new_whole_database()).unwrap();
+        Box::new(PostgresStore::open(&options).unwrap())
     });
 }
 

@@ -18,10 +18,11 @@ use durable_core::{
     Request, Snapshot, Status,
 };
 use durable_store::{
-    Control, KeyRing, ListFilter, Loaded, MemoryStore, SealedStore, SqliteOptions, SqliteStore,
-    Store, Synchronous, Write, Written, conformance,
+    Control, KeyRing, ListFilter, Loaded, MemoryStore, MysqlOptions, MysqlStore, PostgresOptions,
+    PostgresStore, SealedStore, SqliteOptions, SqliteStore, Store, Synchronous, Write, Written,
+    conformance,
 };
-use support::{NOW_MS, create, function, id, program};
+use support::{NOW_MS, create, function, id, mysql, postgres, program};
 
 const ONE: &str = "one:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const TWO: &str = "two:ICEiIyQlJicoKSorLC0uLzAxMjM0NTY3ODk6Ozw9Pj8=";
@@ -49,6 +50,24 @@ fn sqlite_keeps_its_promises_sealed() {
     conformance::run(&|| {
         let name = format!("{}.db", count.fetch_add(1, Ordering::Relaxed));
         Box::new(sealed(sqlite(&directory.path().join(name)), ONE))
+    });
+}
+
+#[test]
+fn postgres_keeps_its_promises_sealed() {
+    let Some(server) = postgres::server() else { return };
+    conformance::run(&|| {
+        let options = PostgresOptions::parse(&server.new_database()).unwrap();
+        Box::new(sealed(PostgresStore::open(&options).unwrap(), ONE))
+    });
+}
+
+#[test]
+fn mysql_keeps_its_promises_sealed() {
+    let Some(server) = mysql::server() else { return };
+    conformance::run(&|| {
+        let options = MysqlOptions::parse(&server.new_database()).unwrap();
+        Box::new(sealed(MysqlStore::open(&options).unwrap(), ONE))
     });
 }
 

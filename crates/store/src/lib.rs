@@ -19,6 +19,7 @@ mod registry;
 mod rows;
 mod sealed;
 mod sqlite;
+mod trust;
 mod waiting;
 
 use durable_core::{

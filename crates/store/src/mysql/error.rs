@@ -3,6 +3,8 @@
 use durable_core::Error;
 use mysql_async::{DriverError, FromValueError, ServerError};
 
+use crate::trust::distrust;
+
 /// Why something did not work.
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -62,13 +64,24 @@ impl From<mysql_async::Error> for Fault {
             mysql_async::Error::Driver(
                 error @ (DriverError::UnknownAuthPlugin { .. }
                 | DriverError::MysqlOldPasswordDisabled
-                | DriverError::CleartextPluginDisabled
-                | DriverError::NoClientSslFlagFromServer),
+                | DriverError::CleartextPluginDisabled),
             ) => Self::Failed(Error::invalid(format!("MySQL refuses access: {error}"))),
+            mysql_async::Error::Driver(DriverError::NoClientSslFlagFromServer) => {
+                Self::Failed(Error::invalid(
+                    "MySQL: no encrypted connection, since the server does not support TLS: have \
+                     it speak TLS, or ask for ssl_mode=disabled",
+                ))
+            }
             mysql_async::Error::Url(error) => {
                 Self::Failed(Error::invalid(format!("the database URL can't be used: {error}")))
             }
-            other => Self::Broken(unavailable("the connection was lost", &with_causes(&other))),
+            other => match distrust(&other) {
+                Some(why) => Self::Failed(Error::invalid(format!(
+                    "MySQL: the server's certificate is not trusted ({why}): name the file with \
+                     its authority as ssl_ca, and the host as the certificate does"
+                ))),
+                None => Self::Broken(unavailable("the connection was lost", &with_causes(&other))),
+            },
         }
     }
 }

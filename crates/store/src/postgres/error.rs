@@ -3,6 +3,8 @@
 use durable_core::Error;
 use tokio_postgres::error::SqlState;
 
+use crate::trust::distrust;
+
 /// Why something did not work.
 #[derive(Debug)]
 pub(super) enum Fault {
@@ -65,6 +67,9 @@ impl From<tokio_postgres::Error> for Fault {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(db) = error.as_db_error() else {
             let text = with_causes(&error);
+            if let Some(fault) = of_tls(&error, &text) {
+                return fault;
+            }
             // Without a word from the server: either the connection, or a value that can't be read.
             return if error.is_closed() || is_of_connection(&error) {
                 Self::Broken(unavailable("the connection was lost", &text))
@@ -115,6 +120,24 @@ impl From<tokio_postgres::Error> for Fault {
             ))),
         }
     }
+}
+
+/// What no other try would change about an encrypted connection.
+fn of_tls(error: &tokio_postgres::Error, text: &str) -> Option<Fault> {
+    if let Some(why) = distrust(error) {
+        return Some(Fault::Failed(Error::invalid(format!(
+            "Postgres: the server's certificate is not trusted ({why}): name the file with its \
+             authority as sslrootcert, and the host as the certificate does"
+        ))));
+    }
+    // The library tells it apart in no other way.
+    let is_refused = text.starts_with("error performing TLS handshake") && !is_of_connection(error);
+    is_refused.then(|| {
+        Fault::Failed(Error::invalid(format!(
+            "Postgres: no encrypted connection ({text}): have the server speak TLS, or ask for \
+             another sslmode"
+        )))
+    })
 }
 
 fn is_of_access(code: &SqlState) -> bool {

@@ -174,4 +174,4 @@ const EMPTY_INBOXES: &str = "
 UPDATE executions e SET inbox = 0
 WHERE e.id = ANY($1) AND e.inbox > 0 AND NOT EXISTS (
     SELECT FROM execution_steps s WHERE s.execution_id = e.id AND NOT s.applied
-    AND s.status IN ('SUCCESS', 'FAILED'))";
+    AND s.status NOT IN ('PENDING', 'SUBMITTED', 'CANCELLED'))";

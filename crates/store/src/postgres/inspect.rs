@@ -117,7 +117,7 @@ ORDER BY kind, id LIMIT 100";
 const INBOXES: &str = "
 SELECT e.id, e.inbox, count(s.id) FROM executions e
 LEFT JOIN execution_steps s
-    ON s.execution_id = e.id AND NOT s.applied AND s.status IN ('SUCCESS', 'FAILED')
+    ON s.execution_id = e.id AND NOT s.applied AND s.status NOT IN ('PENDING', 'SUBMITTED', 'CANCELLED')
 WHERE e.status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED')
 GROUP BY e.id HAVING e.inbox <> count(s.id)
 ORDER BY e.id LIMIT 100";

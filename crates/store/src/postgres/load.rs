@@ -263,7 +263,7 @@ pub(super) fn locking(ids: impl IntoIterator<Item = ExecutionId>) -> Statement {
     for id in ids {
         columns.push([Value::text(&id.to_string())]);
     }
-    Statement::new(LOCK, columns.into_values())
+    Statement::new(LOCK, columns.into_arrays())
 }
 
 pub(super) async fn lock(connection: &Connection<'_>, ids: &[ExecutionId]) -> Outcome<()> {

@@ -2,8 +2,16 @@
 //!
 //! Every statement ends the transaction unless it writes as many rows as it has to, so that all of
 //! them can be sent at once, with the `COMMIT`.
+//!
+//! Statuses that a row must have are named by those it must not have. There is an index that holds
+//! the status of every call, for people who look for it within a resume group; as long as the
+//! server knows no better (a young database, one never analyzed) it takes `status IN (…)` for a
+//! reason to read the whole of that index.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeSet, HashMap},
+};
 
 use durable_core::{
     CallId, ExecutionId, Failure, Lease, Outcome, Payload, Result, Retried, Transition, UnixMs,
@@ -365,30 +373,38 @@ impl Wave {
 /// A part of a statement: it writes rows of one kind.
 pub(super) struct Part {
     /// With parameters from `$1`.
-    sql: &'static str,
+    sql: Cow<'static, str>,
     values: Vec<Value>,
     /// How many rows it has to write; the last of the values.
     is_counted: bool,
 }
 
 impl Part {
+    /// What stands in SQL for the rows.
+    const ROWS: &str = "ROWS";
+
     fn new(sql: &'static str, columns: Columns) -> Self {
-        Self { sql, values: columns.into_values(), is_counted: false }
+        if !sql.contains(Self::ROWS) {
+            return Self { sql: sql.into(), values: columns.into_arrays(), is_counted: false };
+        }
+        let (rows, values) = columns.into_rows();
+        Self { sql: sql.replacen(Self::ROWS, &rows, 1).into(), values, is_counted: false }
     }
 
     fn counted(sql: &'static str, columns: Columns) -> Self {
         let count = columns.len() as u64;
-        let mut values = columns.into_values();
-        if !values.is_empty() {
-            values.push(count.into());
+        let mut part = Self::new(sql, columns);
+        if !part.values.is_empty() {
+            part.values.push(count.into());
         }
-        Self { sql, values, is_counted: true }
+        part.is_counted = true;
+        part
     }
 
     /// One that has to write exactly one row.
     pub(super) fn of_one_row(sql: &'static str, mut values: Vec<Value>) -> Self {
         values.push(Value::from(1_u64));
-        Self { sql, values, is_counted: true }
+        Self { sql: sql.into(), values, is_counted: true }
     }
 }
 
@@ -400,7 +416,7 @@ pub(super) fn compose(parts: Vec<Part>) -> Statement {
     let mut values = Vec::new();
     for (index, part) in parts.into_iter().enumerate() {
         let first = values.len();
-        bodies.push(format!("part_{index} AS ({})", renumbered(part.sql, first)));
+        bodies.push(format!("part_{index} AS ({})", renumbered(&part.sql, first)));
         values.extend(part.values);
         if part.is_counted {
             let count = values.len();
@@ -444,7 +460,7 @@ fn error_columns(failure: Option<&Failure>) -> [Value; 3] {
 
 const PUT_PROGRAMS: &str = "
 INSERT INTO programs (id, definition)
-SELECT id, definition::json FROM unnest($1::text[], $2::text[]) AS new (id, definition)
+SELECT id, definition::json FROM ROWS AS new (id, definition)
 ON CONFLICT (id) DO NOTHING";
 
 // An id or a key that is taken is an error of its own.
@@ -453,9 +469,7 @@ const CREATE: &str = "
         lease_epoch, wake_at, created_at, namespace, queue, tags)
     SELECT new.id, new.workflow_id, new.program_id, new.inputs::json, new.key, new.epoch,
         new.wake_at, new.created_at, new.namespace, new.queue, new.tags::jsonb
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],
-            $7::timestamptz[], $8::timestamptz[], $9::text[], $10::text[], $11::text[])
-        AS new (id, workflow_id, program_id, inputs, key, epoch, wake_at, created_at, namespace,
+    FROM ROWS AS new (id, workflow_id, program_id, inputs, key, epoch, wake_at, created_at, namespace,
             queue, tags)
     JOIN programs p ON p.id = new.program_id
     RETURNING 1";
@@ -463,8 +477,7 @@ const CREATE: &str = "
 const PUT_LEASES: &str = "
     INSERT INTO execution_locks (execution_id, locked_by, acquired_at, expires_at, epoch)
     SELECT id, owner, at, expires_at, 1
-    FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[])
-        AS new (id, owner, at, expires_at)
+    FROM ROWS AS new (id, owner, at, expires_at)
     RETURNING 1";
 
 // The epoch is compared in the execution's own row, which is locked: a lease that was taken over
@@ -487,12 +500,7 @@ const ADVANCE: &str = "
         error_traceback = CASE WHEN new.set_error THEN new.error_traceback
                           ELSE e.error_traceback END,
         error_call = CASE WHEN new.set_error THEN new.error_call ELSE e.error_call END
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],
-            $7::bigint[], $8::text[], $9::timestamptz[], $10::bigint[], $11::bigint[],
-            $12::bigint[], $13::boolean[], $14::bigint[], $15::boolean[], $16::text[],
-            $17::boolean[], $18::boolean[], $19::timestamptz[], $20::timestamptz[], $21::text[],
-            $22::boolean[], $23::text[], $24::text[], $25::text[], $26::bigint[])
-        AS new (id, expected_version, first_sequence, owner, epoch, version, next_sequence, status,
+    FROM ROWS AS new (id, expected_version, first_sequence, owner, epoch, version, next_sequence, status,
             wake_at, requested_calls, resume_groups, closed_calls, ended, taken, clear_control,
             moot_control, is_retry, started, started_at, completed_at, output, set_error, error_type, error,
             error_traceback, error_call)
@@ -507,8 +515,7 @@ const INSERT_EVENTS: &str = "
     INSERT INTO execution_events (execution_id, sequence, transition_number, event_type,
         event_payload, timestamp)
     SELECT id, sequence, transition, event_type, payload::json, at
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::timestamptz[])
-        AS new (id, sequence, transition, event_type, payload, at)
+    FROM ROWS AS new (id, sequence, transition, event_type, payload, at)
     RETURNING 1";
 
 // Calls are handed out as soon as the transition has committed: that is when they start.
@@ -518,10 +525,7 @@ const INSERT_CALLS: &str = r#"
         started_at)
     SELECT id, call, step_order, resume_group, kind, name, function, args::json, kwargs::json,
         options::json, line, col, delay_ms, due_at, at, at
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[],
-            $7::text[], $8::text[], $9::text[], $10::text[], $11::bigint[], $12::bigint[],
-            $13::bigint[], $14::timestamptz[], $15::timestamptz[])
-        AS new (id, call, step_order, resume_group, kind, name, function, args, kwargs, options,
+    FROM ROWS AS new (id, call, step_order, resume_group, kind, name, function, args, kwargs, options,
             line, col, delay_ms, due_at, at)
     RETURNING 1"#;
 
@@ -529,47 +533,43 @@ const RETRY_CALLS: &str = "
     UPDATE execution_steps s SET status = 'PENDING', attempts = new.attempt + 1,
         retry_count = new.attempt, due_at = new.due_at, job_id = NULL,
         error_type = new.error_type, error = new.error, error_traceback = new.error_traceback
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[],
-            $7::text[])
-        AS new (id, call, attempt, due_at, error_type, error, error_traceback)
+    FROM ROWS AS new (id, call, attempt, due_at, error_type, error, error_traceback)
     WHERE s.execution_id = new.id AND s.call_id = new.call
-      AND s.status IN ('PENDING', 'SUBMITTED')
+      AND s.status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED')
     RETURNING 1";
 
 const COMPLETE_CALLS: &str = "
     UPDATE execution_steps s SET status = 'SUCCESS', applied = true, attempts = new.attempt,
         retry_count = greatest(new.attempt - 1, 0), due_at = NULL, completed_at = new.at,
         result = new.result::json, error_type = NULL, error = NULL, error_traceback = NULL
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[])
-        AS new (id, call, attempt, at, result)
+    FROM ROWS AS new (id, call, attempt, at, result)
     WHERE s.execution_id = new.id AND s.call_id = new.call
-      AND s.status IN ('PENDING', 'SUBMITTED')
+      AND s.status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED')
     RETURNING 1";
 
 const FAIL_CALLS: &str = "
     UPDATE execution_steps s SET status = 'FAILED', applied = true, attempts = new.attempt,
         retry_count = greatest(new.attempt - 1, 0), due_at = NULL, completed_at = new.at,
         error_type = new.error_type, error = new.error, error_traceback = new.error_traceback
-    FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[],
-            $7::text[])
-        AS new (id, call, attempt, at, error_type, error, error_traceback)
+    FROM ROWS AS new (id, call, attempt, at, error_type, error, error_traceback)
     WHERE s.execution_id = new.id AND s.call_id = new.call
-      AND s.status IN ('PENDING', 'SUBMITTED')
+      AND s.status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED')
     RETURNING 1";
 
 const FIRE_TIMERS: &str = "
     UPDATE execution_steps s SET status = 'SUCCESS', applied = true, completed_at = new.at
-    FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS new (id, call, at)
+    FROM ROWS AS new (id, call, at)
     WHERE s.execution_id = new.id AND s.call_id = new.call
-      AND s.status IN ('PENDING', 'SUBMITTED')
+      AND s.status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED')
     RETURNING 1";
 
 const TAKE_IN: &str = "
     UPDATE execution_steps s SET applied = true,
         due_at = CASE WHEN s.kind = 'timer' THEN s.due_at END
-    FROM unnest($1::text[], $2::bigint[], $3::text[]) AS new (id, call, status)
+    FROM ROWS AS new (id, call, status)
     WHERE s.execution_id = new.id AND s.call_id = new.call AND NOT s.applied
-      AND s.status IN ('SUCCESS', 'FAILED') AND (new.status IS NULL OR s.status = new.status)
+      AND s.status NOT IN ('PENDING', 'SUBMITTED', 'CANCELLED')
+      AND (new.status IS NULL OR s.status = new.status)
     RETURNING 1";
 
 // Cancels what an end leaves open; nobody will take in what came from outside since.
@@ -578,23 +578,23 @@ UPDATE execution_steps s SET
     status = CASE WHEN s.status IN ('PENDING', 'SUBMITTED') THEN 'CANCELLED' ELSE s.status END,
     due_at = CASE WHEN s.kind = 'timer' THEN s.due_at END,
     completed_at = coalesce(s.completed_at, new.at), applied = true
-FROM unnest($1::text[], $2::timestamptz[]) AS new (id, at)
+FROM ROWS AS new (id, at)
 WHERE s.execution_id = new.id AND NOT s.applied";
 
 const PUT_SNAPSHOTS: &str = "
 INSERT INTO execution_state (execution_id, state_snapshot, current_step, position, updated_at)
-SELECT * FROM unnest($1::text[], $2::bytea[], $3::bigint[], $4::bigint[], $5::timestamptz[])
+SELECT * FROM ROWS AS new
 ON CONFLICT (execution_id) DO UPDATE SET state_snapshot = excluded.state_snapshot,
     current_step = excluded.current_step, position = excluded.position,
     updated_at = excluded.updated_at";
 
 const END_STATES: &str = "
 UPDATE execution_state s SET current_step = new.step, updated_at = new.at
-FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) AS new (id, step, at)
+FROM ROWS AS new (id, step, at)
 WHERE s.execution_id = new.id";
 
 const DROP_CALLS: &str = "
-DELETE FROM execution_steps s USING unnest($1::text[], $2::bigint[]) AS old (id, call)
+DELETE FROM execution_steps s USING ROWS AS old (id, call)
 WHERE s.execution_id = old.id AND s.call_id = old.call";
 
 // What failed with the execution, what its end cancelled and timers run again; what came of the
@@ -610,26 +610,25 @@ UPDATE execution_steps s SET applied = false,
         SELECT s.status, s.attempts, s.retry_count, s.due_at, s.job_id, s.result, s.error_type,
             s.error, s.error_traceback, s.completed_at
         WHERE NOT (new.again OR s.kind = 'timer' OR s.status = 'CANCELLED'))
-FROM unnest($1::text[], $2::bigint[], $3::boolean[], $4::bigint[], $5::timestamptz[])
-    AS new (id, call, again, attempt, due_at)
+FROM ROWS AS new (id, call, again, attempt, due_at)
 WHERE s.execution_id = new.id AND s.call_id = new.call";
 
 const COUNT_INBOXES: &str = "
 UPDATE executions e SET inbox = (
     SELECT count(*) FROM execution_steps s
-    WHERE s.execution_id = e.id AND NOT s.applied AND s.status IN ('SUCCESS', 'FAILED'))
+    WHERE s.execution_id = e.id AND NOT s.applied
+      AND s.status NOT IN ('PENDING', 'SUBMITTED', 'CANCELLED'))
 WHERE e.id = ANY($1)";
 
 const GIVE_BACK: &str = "DELETE FROM execution_locks WHERE execution_id = ANY($1)";
 
 const NOTE_JOBS: &str = "
     UPDATE execution_steps s SET status = 'SUBMITTED', job_id = new.job
-    FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[])
-        AS new (id, owner, epoch, call, job)
+    FROM ROWS AS new (id, owner, epoch, call, job)
     JOIN execution_locks l
         ON l.execution_id = new.id AND l.locked_by = new.owner AND l.epoch = new.epoch
     WHERE s.execution_id = new.id AND s.call_id = new.call AND s.kind <> 'timer'
-      AND s.status IN ('PENDING', 'SUBMITTED')
+      AND s.status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED')
     RETURNING 1";
 
 // A trigger of the schema puts what is closed so into the inbox. Attempt and due time stay: they
@@ -638,25 +637,22 @@ const REPORT: &str = "
     UPDATE execution_steps s SET status = new.status, result = new.result::json,
         error_type = new.error_type, error = new.error, error_traceback = new.error_traceback,
         completed_at = new.at
-    FROM unnest($1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[],
-            $7::text[], $8::timestamptz[])
-        AS new (id, call, status, result, error_type, error, error_traceback, at)
+    FROM ROWS AS new (id, call, status, result, error_type, error, error_traceback, at)
     JOIN executions e ON e.id = new.id AND e.status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED')
     WHERE s.execution_id = new.id AND s.call_id = new.call AND s.kind <> 'timer'
-      AND s.status IN ('PENDING', 'SUBMITTED')
+      AND s.status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED')
     RETURNING 1";
 
 const TAKE_LEASES_BACK: &str = "
 DELETE FROM execution_locks l
-USING unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[])
+USING ROWS
     AS new (id, owner, epoch, wake_at)
 WHERE l.execution_id = new.id AND l.locked_by = new.owner AND l.epoch = new.epoch";
 
 // Only what the same statement takes back.
 const WAKE_RELEASED: &str = "
 UPDATE executions e SET wake_at = new.wake_at
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::timestamptz[])
-    AS new (id, owner, epoch, wake_at)
+FROM ROWS AS new (id, owner, epoch, wake_at)
 JOIN execution_locks l
     ON l.execution_id = new.id AND l.locked_by = new.owner AND l.epoch = new.epoch
 WHERE e.id = new.id";

@@ -185,7 +185,11 @@ impl From<u32> for Value {
     }
 }
 
-/// Rows on their way into a statement: many values for each parameter.
+/// How many rows are written out. Each number of them makes a statement of its own, whose plan the
+/// server keeps.
+const MOST_WRITTEN_OUT: usize = 2;
+
+/// Rows on their way into a statement.
 #[derive(Clone, Default)]
 pub(super) struct Columns(Vec<Value>);
 
@@ -223,12 +227,45 @@ impl Columns {
         }
     }
 
-    pub(super) fn into_values(self) -> Vec<Value> {
+    /// A parameter for each column.
+    pub(super) fn into_arrays(self) -> Vec<Value> {
         self.0
+    }
+
+    /// SQL for the rows as a table, and its parameters.
+    ///
+    /// A few rows are written out. To unfold an array the server keeps a store of tuples with room
+    /// for thousands, for each column: that costs more than all the rest of a single step.
+    pub(super) fn into_rows(self) -> (String, Vec<Value>) {
+        let (height, width) = (self.len(), self.0.len());
+        let parameters = |from: usize| {
+            (from + 1..=from + width).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")
+        };
+        if height > MOST_WRITTEN_OUT {
+            return (format!("unnest({})", parameters(0)), self.0);
+        }
+        let rows: Vec<_> =
+            (0..height).map(|row| format!("({})", parameters(row * width))).collect();
+        let mut cells: Vec<_> = self.0.into_iter().map(Value::into_cells).collect();
+        let cells = (0..height)
+            .flat_map(|_| cells.iter_mut().filter_map(Iterator::next).collect::<Vec<_>>());
+        (format!("(VALUES {})", rows.join(", ")), cells.collect())
     }
 }
 
 impl Value {
+    /// The values of a column.
+    fn into_cells(self) -> Box<dyn Iterator<Item = Self>> {
+        match self {
+            Self::Numbers(all) => Box::new(all.into_iter().map(Self::Number)),
+            Self::Flags(all) => Box::new(all.into_iter().map(Self::Flag)),
+            Self::Texts(all) => Box::new(all.into_iter().map(Self::Text)),
+            Self::Instants(all) => Box::new(all.into_iter().map(Self::Instant)),
+            Self::Blobs(all) => Box::new(all.into_iter().map(Self::Bytes)),
+            cell => Box::new(std::iter::once(cell)),
+        }
+    }
+
     /// An empty column of such values.
     fn column(&self) -> Self {
         match self {

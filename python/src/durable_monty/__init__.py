@@ -17,6 +17,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .agents import AgentContext, invoke_agent, list_agents, register_agent
     from .aio import AsyncOrchestratorService
     from .api import create_app
     from .context import CallContext, current_call
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FUNCTION_REGISTRY",
+    "AgentContext",
     "AsyncOrchestratorService",
     "Call",
     "CallContext",
@@ -92,6 +94,9 @@ __all__ = [
     "get_function",
     "get_session",
     "init_db",
+    "invoke_agent",
+    "list_agents",
+    "register_agent",
     "register_function",
     "resume_execution",
     "start_execution",
@@ -101,6 +106,7 @@ __all__ = [
 # What is imported when it is first used, by the module that defines it. A process that only runs
 # functions (a job of Redis Queue, a Lambda) then starts without SQLAlchemy and the engine.
 _HOMES = {
+    "agents": ["AgentContext", "invoke_agent", "list_agents", "register_agent"],
     "api": ["create_app"],
     "aio": ["AsyncOrchestratorService"],
     "context": ["CallContext", "current_call"],
@@ -142,6 +148,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = frozenset(
     [
+        "agents",
         "aio",
         "api",
         "context",

@@ -29,6 +29,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 FUNCTION_REGISTRY: dict[str, Callable[..., Any]] = {}
 """Functions by name. `register_function` fills it; assigning to it is just as good."""
 
+AGENT_PREFIX = "agent:"
+"""What the names of agents begin with among them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RetryPolicy:
@@ -112,6 +115,8 @@ def get_function(path: str) -> Callable[..., Any]:
     function = FUNCTION_REGISTRY.get(path)
     if function is not None:
         return function
+    if path.startswith(AGENT_PREFIX):
+        raise KeyError(_no_agent(path))
     if "." not in path:
         raise KeyError(
             f"Invalid function path '{path}': no function is registered under this name, and a "
@@ -163,6 +168,13 @@ def _import(path: str) -> Any:
             raise
         return getattr(_import(module_name), attribute)
     return getattr(module, attribute)
+
+
+def importable_module(module: str) -> str:
+    """The name under which a module could be imported, also when it is the running script."""
+    if module != "__main__":
+        return module
+    return _module_of_main(sys.modules["__main__"]) or module
 
 
 def _module_of_main(main: Any) -> str | None:
@@ -232,7 +244,7 @@ def find_function(name: str, module: str | None) -> Callable[..., Any]:
         import_listed()
         if name not in FUNCTION_REGISTRY and module is not None:
             importlib.import_module(module)
-        if name not in FUNCTION_REGISTRY:
+        if name not in FUNCTION_REGISTRY and not name.startswith(AGENT_PREFIX):
             raise KeyError(
                 f"no function is registered under the name '{name}' in this process: name the "
                 "modules that register functions in DURABLE_FUNCTIONS"
@@ -240,12 +252,20 @@ def find_function(name: str, module: str | None) -> Callable[..., Any]:
     return get_function(name)
 
 
+def _no_agent(path: str) -> str:
+    return (
+        f"no agent is registered under the name '{path.removeprefix(AGENT_PREFIX)}' in this "
+        "process: import the module that registers it, or name that module in DURABLE_FUNCTIONS"
+    )
+
+
 def declare_functions(
     external_functions: Iterable[str | Callable[..., Any]],
 ) -> tuple[str, Collection[str]]:
     """The functions of a program as the engine wants them (JSON, options by name), and the names.
 
-    An entry is a registered name, a dotted import path (called by its last part), or a function.
+    An entry is a registered name, a dotted import path (called by its last part), `agent:` and the
+    name of an agent (called by that), or a function.
     Raises InvalidWorkflow for an entry that is none of these. Warns about a bare name that is not
     registered here: its worker may be another process.
     """
@@ -280,6 +300,8 @@ def declare_functions(
 def _name_and_target(entry: str | Callable[..., Any]) -> tuple[str, str]:
     if isinstance(entry, str):
         name = entry if entry in FUNCTION_REGISTRY else entry.rpartition(".")[2]
+        if entry.startswith(AGENT_PREFIX):
+            name = entry.removeprefix(AGENT_PREFIX).partition("@")[0].replace("-", "_")
         target = entry
     elif callable(entry):
         target = function_path(entry)

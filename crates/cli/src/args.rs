@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Copy(Copy),
     /// Create the database, or bring its schema up to date
     Migrate(Migrate),
+    /// Seal everything that is stored under the first of DURABLE_ENCRYPTION_KEYS
+    Rekey(Rekey),
     /// Check that everything an execution needs is there and in order
     Doctor(Doctor),
 }
@@ -329,6 +331,19 @@ pub(crate) struct Copy {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Migrate {
     /// Print the SQL that would be run, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// What is sealed under another key, and what was stored in the clear, is sealed anew; then the other
+/// keys can be dropped. Workers may run meanwhile. Cut off, it goes on where it was when it is
+/// started again.
+///
+/// First give every process the new key, behind the old one; then put it first everywhere; then run
+/// this.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Rekey {
+    /// Count what would be sealed anew, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

@@ -14,6 +14,7 @@ mod migrate;
 mod operate;
 mod portable;
 mod progress;
+mod rekey;
 mod run;
 mod serve;
 mod show;
@@ -65,6 +66,7 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Command::Export(command) => portable::export(url, &command),
         Command::Import(command) => portable::import(url, &command),
         Command::Copy(command) => portable::copy(&command),
+        Command::Rekey(command) => rekey::rekey(url, &command),
         Command::Migrate(command) => migrate::migrate(url, &command),
         Command::Doctor(command) => doctor::doctor(url, &command),
     }

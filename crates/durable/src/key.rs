@@ -15,9 +15,9 @@ use std::{
 
 use durable_core::{Error, Result};
 use durable_interpreter::SnapshotKey;
-use durable_store::{KeyRing, SealedStore, Store};
+use durable_store::{KeyRing, Rekeyed, Rekeying, SealedStore, Store};
 
-use crate::Location;
+use crate::{Durability, Location};
 
 /// The environment variable that holds the key.
 const VARIABLE: &str = "DURABLE_SNAPSHOT_KEY";
@@ -68,6 +68,23 @@ pub(crate) fn sealed(store: Arc<dyn Store>) -> Result<SealedStore> {
         Ok(_) | Err(std::env::VarError::NotPresent) => KeyRing::default(),
     };
     Ok(SealedStore::new(store, keys))
+}
+
+/// Seals everything that is stored behind a URL under the first of the keys in
+/// `DURABLE_ENCRYPTION_KEYS`: what is sealed under another one, and what was stored in the clear.
+/// Without `writes` it only counts. Workers may run meanwhile, if they have both keys.
+///
+/// # Errors
+/// `Invalid` without a key; `Unavailable` when the store can't be had. What can't be opened is told
+/// and left out.
+pub fn rekey(url: &str, writes: bool, tell: impl FnMut(Rekeying<'_>)) -> Result<Rekeyed> {
+    let location = Location::parse(url)?;
+    if location == Location::Memory {
+        return Err(Error::invalid(
+            "what is in memory ends with its process: nothing to seal anew",
+        ));
+    }
+    sealed(location.open(Durability::Full)?)?.rekey(writes, tell)
 }
 
 fn beside(database: &Path) -> Result<SnapshotKey> {

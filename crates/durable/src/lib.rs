@@ -38,8 +38,10 @@ pub use durable_engine::{
 pub use durable_executors::{FunctionError, Functions, PullQueue};
 pub use durable_interpreter::{LimitedAllocator, WorkerCommand};
 pub use durable_store::{
-    CallRecord, ExecutionRecord, Labels, ListFilter, Role, TokenRecord, WorkerRecord,
+    CallRecord, ExecutionRecord, Labels, ListFilter, Rekeyed, Rekeying, Role, TokenRecord,
+    WorkerRecord,
 };
+pub use key::rekey;
 pub use location::{Location, migrate, plan_migration};
 pub use worker::{run_worker_if_asked, worker_main};
 pub use workflow::Workflow;

@@ -11,6 +11,7 @@ pub mod conformance;
 mod control;
 mod memory;
 mod mysql;
+mod payloads;
 mod postgres;
 mod query;
 mod record;
@@ -30,10 +31,11 @@ use std::sync::Arc;
 
 pub use memory::MemoryStore;
 pub use mysql::{MysqlOptions, MysqlStore, schema as mysql_schema};
+pub use payloads::{PayloadChange, PayloadRow, PayloadTable, StoredPayload};
 pub use postgres::{PostgresOptions, PostgresStore, schema as postgres_schema};
 pub use record::{CallRecord, Control, ExecutionRecord, Labels, ListFilter, Loaded, StoredProgram};
 pub use registry::{Role, TokenRecord, WorkerRecord};
-pub use sealed::{KeyRing, SealedStore};
+pub use sealed::{KeyRing, Rekeyed, Rekeying, SealedStore};
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous, schema};
 
 /// One member of a batch.
@@ -291,6 +293,29 @@ pub trait Store: Send + Sync + 'static {
 
     /// All access tokens, the oldest first; also revoked ones.
     fn tokens(&self) -> Result<Vec<TokenRecord>>;
+
+    /// Payloads as they are stored, row by row in the order of ids and numbers, after that of
+    /// `after`. A store that ends with its process has none to show.
+    fn payloads(
+        &self,
+        table: PayloadTable,
+        after: &(String, u64),
+        limit: usize,
+    ) -> Result<Vec<PayloadRow>> {
+        let _ = (table, after, limit);
+        Ok(Vec::new())
+    }
+
+    /// Replaces payloads in one durable transaction, each only if it still is what it was: what
+    /// somebody else has written meanwhile stays. No lease is needed, for nothing that an engine
+    /// compares or decides by is changed.
+    ///
+    /// # Errors
+    /// Nothing was replaced, or, when the connection was lost, perhaps all: look again.
+    fn replace_payloads(&self, table: PayloadTable, changes: &[PayloadChange]) -> Result<()> {
+        let _ = (table, changes);
+        Ok(())
+    }
 
     /// Looks for damage; the findings, worst first. Empty when all is well.
     fn check(&self) -> Result<Vec<String>>;

@@ -7,6 +7,7 @@ mod crash;
 mod functions;
 mod operate;
 mod portable;
+mod rekey;
 mod run;
 mod serve;
 mod support;

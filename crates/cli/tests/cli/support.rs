@@ -1,6 +1,7 @@
 //! A directory to run `durable` in, and a gate that holds a function until the test opens it.
 
 use std::{
+    cell::Cell,
     fs::{self, File, OpenOptions},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
@@ -46,11 +47,12 @@ pub(crate) const GATED_OUTPUT: &str = "[[1,2],\"through\",3]\n";
 
 pub(crate) struct Desk {
     directory: tempfile::TempDir,
+    keys: Cell<&'static str>,
 }
 
 impl Desk {
     pub(crate) fn new(files: &[(&str, &str)]) -> Self {
-        let desk = Self { directory: tempfile::tempdir().unwrap() };
+        let desk = Self { directory: tempfile::tempdir().unwrap(), keys: Cell::new("") };
         for (name, text) in files {
             desk.write(name, text);
         }
@@ -65,6 +67,11 @@ impl Desk {
             assert!(made.success());
         }
         desk
+    }
+
+    /// Seals, from now on, with these keys.
+    pub(crate) fn set_keys(&self, keys: &'static str) {
+        self.keys.set(keys);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -85,6 +92,7 @@ impl Desk {
         for name in ["DURABLE_DB", "DURABLE_PYTHON", "DURABLE_SNAPSHOT_KEY", "RUST_LOG"] {
             command.env_remove(name);
         }
+        command.env("DURABLE_ENCRYPTION_KEYS", self.keys.get());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

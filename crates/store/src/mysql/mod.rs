@@ -10,6 +10,7 @@ mod inspect;
 mod load;
 mod news;
 mod options;
+mod payloads;
 mod plan;
 mod read;
 pub mod schema;
@@ -27,8 +28,8 @@ use durable_core::{CallId, Error, ExecutionId, Owner, ProgramId, Recorded, Resul
 use parking_lot::Mutex;
 
 use crate::{
-    CallRecord, ExecutionRecord, ListFilter, Loaded, Store, StoredProgram, TokenRecord,
-    WorkerRecord, Write, Written,
+    CallRecord, ExecutionRecord, ListFilter, Loaded, PayloadChange, PayloadRow, PayloadTable,
+    Store, StoredProgram, TokenRecord, WorkerRecord, Write, Written,
     batch::concerns_others,
     clock::{Clock, REFRESH},
     waiting::{PATIENCE, Pauses},
@@ -232,6 +233,19 @@ impl Store for MysqlStore {
 
     fn tokens(&self) -> Result<Vec<TokenRecord>> {
         self.read(async |connection| read::tokens(connection).await)
+    }
+
+    fn payloads(
+        &self,
+        table: PayloadTable,
+        after: &(String, u64),
+        limit: usize,
+    ) -> Result<Vec<PayloadRow>> {
+        self.read(async |connection| payloads::rows(connection, table, after, limit).await)
+    }
+
+    fn replace_payloads(&self, table: PayloadTable, changes: &[PayloadChange]) -> Result<()> {
+        self.read(async |connection| payloads::replace(connection, table, changes).await)
     }
 
     fn check(&self) -> Result<Vec<String>> {

@@ -79,6 +79,11 @@ impl KeyRing {
         self.keys.is_empty()
     }
 
+    /// Whether the first key has this name.
+    pub(super) fn is_first(&self, name: &str) -> bool {
+        self.keys.first().is_some_and(|key| key.name == name)
+    }
+
     /// Seals under the first key: its name, and what is stored.
     pub(super) fn seal(&self, place: &str, content: &[u8]) -> Result<(&str, Vec<u8>)> {
         let Some(key) = self.keys.first() else {

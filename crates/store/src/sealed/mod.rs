@@ -7,6 +7,7 @@
 //! operators; and so do the sources of programs.
 
 mod keys;
+mod rekey;
 mod turn;
 
 use std::sync::Arc;
@@ -16,11 +17,12 @@ use durable_core::{
 };
 
 pub use keys::KeyRing;
+pub use rekey::{Rekeyed, Rekeying};
 use turn::{INPUTS, Turn, Way, bytes};
 
 use crate::{
-    CallRecord, ExecutionRecord, ListFilter, Loaded, Store, StoredProgram, TokenRecord, Wake,
-    WorkerRecord, Write, Written,
+    CallRecord, ExecutionRecord, ListFilter, Loaded, PayloadChange, PayloadRow, PayloadTable,
+    Store, StoredProgram, TokenRecord, Wake, WorkerRecord, Write, Written,
 };
 
 /// A store whose payloads are sealed. What was stored before without a key can still be read.
@@ -45,7 +47,7 @@ impl SealedStore {
         Self { inner, keys }
     }
 
-    fn turn(&self, way: Way, id: ExecutionId) -> Turn<'_> {
+    fn turn<'a>(&'a self, way: Way<'a>, id: ExecutionId) -> Turn<'a> {
         Turn { keys: &self.keys, way, id }
     }
 
@@ -140,7 +142,7 @@ impl SealedStore {
     }
 }
 
-fn dictionary_of(program: &ProgramId) -> String {
+fn dictionary_of(program: impl std::fmt::Display) -> String {
     format!("program {program}, dictionary")
 }
 
@@ -243,6 +245,19 @@ impl Store for SealedStore {
 
     fn tokens(&self) -> Result<Vec<TokenRecord>> {
         self.inner.tokens()
+    }
+
+    fn payloads(
+        &self,
+        table: PayloadTable,
+        after: &(String, u64),
+        limit: usize,
+    ) -> Result<Vec<PayloadRow>> {
+        self.inner.payloads(table, after, limit)
+    }
+
+    fn replace_payloads(&self, table: PayloadTable, changes: &[PayloadChange]) -> Result<()> {
+        self.inner.replace_payloads(table, changes)
     }
 
     fn check(&self) -> Result<Vec<String>> {

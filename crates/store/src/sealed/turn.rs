@@ -1,6 +1,6 @@
 //! Sealing and opening what belongs to one execution: the same walk in both directions.
 
-use std::sync::Arc;
+use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use durable_core::{
@@ -29,53 +29,61 @@ struct Sealed<'a> {
 }
 
 /// Which way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way<'a> {
     Seal,
     Open,
+    /// Seals under the first key what is not, and counts it.
+    Renew(&'a Tally),
+}
+
+/// How many payloads were renewed, by the name of the key they were sealed with; of those in the
+/// clear the name is empty.
+#[derive(Debug, Default)]
+pub(super) struct Tally(pub(super) RefCell<BTreeMap<String, u64>>);
+
+impl Tally {
+    fn add(&self, key: &str) {
+        *self.0.borrow_mut().entry(key.to_owned()).or_default() += 1;
+    }
 }
 
 /// Seals or opens what belongs to one execution. What is sealed is bound to its place: the
 /// execution and, within it, the call or the event.
 pub(super) struct Turn<'a> {
     pub(super) keys: &'a KeyRing,
-    pub(super) way: Way,
+    pub(super) way: Way<'a>,
     pub(super) id: ExecutionId,
 }
 
 impl Turn<'_> {
     /// The text sealed or opened; `None` when it stays as it is.
-    fn text(&self, text: &str, place: &str) -> Result<Option<String>> {
+    pub(super) fn text(&self, text: &str, place: &str) -> Result<Option<String>> {
         let place = || format!("execution {}, {place}", self.id);
         match self.way {
-            Way::Seal => {
-                let (key, sealed) = self.keys.seal(&place(), text.as_bytes())?;
-                let data = BASE64_STANDARD.encode(sealed).into();
-                let json = serde_json::to_string(&Sealed { version: VERSION, key, data });
-                json.map(Some).map_err(|error| {
-                    Error::internal(format!("{} can't be sealed: {error}", place()))
-                })
-            }
+            Way::Seal => seal_text(self.keys, text, &place()).map(Some),
             // What was written before there were keys is not sealed.
             Way::Open => match as_sealed(text) {
                 None => Ok(None),
-                Some(Sealed { version: VERSION, key, data }) => {
-                    let place = place();
-                    let torn = || Error::corrupt(format!("{place} is sealed, and torn"));
-                    let sealed = BASE64_STANDARD.decode(&*data).map_err(|_| torn())?;
-                    let opened = self.keys.open(key, &place, &sealed)?;
-                    String::from_utf8(opened).map(Some).map_err(|_| torn())
-                }
-                Some(Sealed { version, .. }) => Err(Error::corrupt(format!(
-                    "{} is sealed in the form {version}, this version knows {VERSION}: upgrade \
-                     durable",
-                    place()
-                ))),
+                Some(sealed) => open_text(self.keys, &sealed, &place()).map(Some),
             },
+            Way::Renew(tally) => {
+                let place = place();
+                let (key, opened) = match as_sealed(text) {
+                    None => (String::new(), text.to_owned()),
+                    // Also what needs no other key is opened: it is known then that it can be.
+                    Some(sealed) => (sealed.key.to_owned(), open_text(self.keys, &sealed, &place)?),
+                };
+                if self.keys.is_first(&key) {
+                    return Ok(None);
+                }
+                tally.add(&key);
+                seal_text(self.keys, &opened, &place).map(Some)
+            }
         }
     }
 
-    fn string(&self, string: &mut String, place: &str) -> Result<()> {
+    pub(super) fn string(&self, string: &mut String, place: &str) -> Result<()> {
         if let Some(text) = self.text(string, place)? {
             *string = text;
         }
@@ -92,10 +100,10 @@ impl Turn<'_> {
     /// Type and cause stay readable.
     pub(super) fn failure(&self, failure: &mut Failure, place: &str) -> Result<()> {
         if !failure.message.is_empty() {
-            self.string(&mut failure.message, &format!("{place}, message"))?;
+            self.string(&mut failure.message, &message_of(place))?;
         }
         match &mut failure.traceback {
-            Some(traceback) => self.string(traceback, &format!("{place}, traceback")),
+            Some(traceback) => self.string(traceback, &traceback_of(place)),
             None => Ok(()),
         }
     }
@@ -111,8 +119,8 @@ impl Turn<'_> {
         let id = call.id();
         match &mut call.new.request {
             Request::Function { args, kwargs, .. } => {
-                self.payload(args, &format!("call {id}, args"))?;
-                self.payload(kwargs, &format!("call {id}, kwargs"))
+                self.payload(args, &args_of(id))?;
+                self.payload(kwargs, &kwargs_of(id))
             }
             Request::Timer { .. } => Ok(()),
         }
@@ -125,7 +133,7 @@ impl Turn<'_> {
                 self.failure(failure, &error_of(*call))
             }
             Event::CallCompleted { call, result, .. } => self.payload(result, &result_of(*call)),
-            Event::Printed { text } => self.string(text, &format!("event {sequence}, printed")),
+            Event::Printed { text } => self.string(text, &printed_of(sequence)),
             Event::ExecutionCompleted { output } => self.payload(output, OUTPUT),
             Event::ExecutionFailed { failure } => self.failure(failure, ERROR),
             Event::ExecutionRetried(retried) => self.retried(retried),
@@ -183,8 +191,8 @@ impl Turn<'_> {
     pub(super) fn call_record(&self, record: &mut CallRecord) -> Result<()> {
         let id = record.id;
         if !record.is_timer {
-            self.payload(&mut record.args, &format!("call {id}, args"))?;
-            self.payload(&mut record.kwargs, &format!("call {id}, kwargs"))?;
+            self.payload(&mut record.args, &args_of(id))?;
+            self.payload(&mut record.kwargs, &kwargs_of(id))?;
         }
         if let Some(result) = &mut record.result {
             self.payload(result, &result_of(id))?;
@@ -193,22 +201,67 @@ impl Turn<'_> {
     }
 
     pub(super) fn snapshot(&self, snapshot: &mut Snapshot) -> Result<()> {
-        let place = format!("execution {}, snapshot", self.id);
+        let place = snapshot_of(&self.id.to_string());
         *snapshot = Snapshot(bytes(self.keys, self.way, &place, &snapshot.0)?);
         Ok(())
     }
 }
 
 pub(super) const INPUTS: &str = "inputs";
-const OUTPUT: &str = "output";
-const ERROR: &str = "error";
+pub(super) const OUTPUT: &str = "output";
+pub(super) const ERROR: &str = "error";
 
-fn result_of(call: u32) -> String {
+pub(super) fn snapshot_of(execution: &str) -> String {
+    format!("execution {execution}, snapshot")
+}
+
+pub(super) fn args_of(call: u32) -> String {
+    format!("call {call}, args")
+}
+
+pub(super) fn kwargs_of(call: u32) -> String {
+    format!("call {call}, kwargs")
+}
+
+pub(super) fn printed_of(sequence: u64) -> String {
+    format!("event {sequence}, printed")
+}
+
+pub(super) fn result_of(call: u32) -> String {
     format!("call {call}, result")
 }
 
-fn error_of(call: u32) -> String {
+pub(super) fn error_of(call: u32) -> String {
     format!("call {call}, error")
+}
+
+/// The place of a failure's message, and of its traceback.
+pub(super) fn message_of(failure: &str) -> String {
+    format!("{failure}, message")
+}
+
+pub(super) fn traceback_of(failure: &str) -> String {
+    format!("{failure}, traceback")
+}
+
+fn seal_text(keys: &KeyRing, text: &str, place: &str) -> Result<String> {
+    let (key, sealed) = keys.seal(place, text.as_bytes())?;
+    let data = BASE64_STANDARD.encode(sealed).into();
+    serde_json::to_string(&Sealed { version: VERSION, key, data })
+        .map_err(|error| Error::internal(format!("{place} can't be sealed: {error}")))
+}
+
+fn open_text(keys: &KeyRing, sealed: &Sealed<'_>, place: &str) -> Result<String> {
+    let Sealed { version, key, data } = sealed;
+    if *version != VERSION {
+        return Err(Error::corrupt(format!(
+            "{place} is sealed in the form {version}, this version knows {VERSION}: upgrade durable"
+        )));
+    }
+    let torn = || Error::corrupt(format!("{place} is sealed, and torn"));
+    let sealed = BASE64_STANDARD.decode(&**data).map_err(|_| torn())?;
+    let opened = keys.open(key, place, &sealed)?;
+    String::from_utf8(opened).map_err(|_| torn())
 }
 
 fn as_sealed(text: &str) -> Option<Sealed<'_>> {
@@ -216,23 +269,42 @@ fn as_sealed(text: &str) -> Option<Sealed<'_>> {
         .then(|| serde_json::from_str(text).ok())?
 }
 
-/// Seals or opens bytes: snapshots and dictionaries.
-pub(super) fn bytes(keys: &KeyRing, way: Way, place: &str, bytes: &[u8]) -> Result<Arc<[u8]>> {
+/// Seals or opens bytes: snapshots and dictionaries. `None` when they stay as they are.
+pub(super) fn turned_bytes(
+    keys: &KeyRing,
+    way: Way<'_>,
+    place: &str,
+    bytes: &[u8],
+) -> Result<Option<Vec<u8>>> {
+    let seal = |bytes: &[u8]| {
+        let (key, sealed) = keys.seal(place, bytes)?;
+        Ok([MAGIC, &[key.len() as u8], key.as_bytes(), &sealed].concat())
+    };
+    let open = |bytes: &[u8]| -> Result<Option<(String, Vec<u8>)>> {
+        let Some((length, rest)) = bytes.strip_prefix(MAGIC).and_then(<[u8]>::split_first) else {
+            return Ok(None);
+        };
+        let parts = rest.split_at_checked(usize::from(*length));
+        let parts = parts.and_then(|(key, data)| Some((std::str::from_utf8(key).ok()?, data)));
+        let (key, sealed) =
+            parts.ok_or_else(|| Error::corrupt(format!("{place} is sealed, and torn")))?;
+        Ok(Some((key.to_owned(), keys.open(key, place, sealed)?)))
+    };
     match way {
-        Way::Seal => {
-            let (key, sealed) = keys.seal(place, bytes)?;
-            Ok([MAGIC, &[key.len() as u8], key.as_bytes(), &sealed].concat().into())
-        }
-        Way::Open => {
-            let Some((length, rest)) = bytes.strip_prefix(MAGIC).and_then(<[u8]>::split_first)
-            else {
-                return Ok(bytes.into());
-            };
-            let parts = rest.split_at_checked(usize::from(*length));
-            let parts = parts.and_then(|(key, data)| Some((std::str::from_utf8(key).ok()?, data)));
-            let (key, sealed) =
-                parts.ok_or_else(|| Error::corrupt(format!("{place} is sealed, and torn")))?;
-            Ok(keys.open(key, place, sealed)?.into())
+        Way::Seal => seal(bytes).map(Some),
+        Way::Open => Ok(open(bytes)?.map(|(_, opened)| opened)),
+        Way::Renew(tally) => {
+            let (key, opened) = open(bytes)?.unwrap_or_else(|| (String::new(), bytes.to_owned()));
+            if keys.is_first(&key) {
+                return Ok(None);
+            }
+            tally.add(&key);
+            seal(&opened).map(Some)
         }
     }
+}
+
+/// Seals or opens bytes.
+pub(super) fn bytes(keys: &KeyRing, way: Way<'_>, place: &str, bytes: &[u8]) -> Result<Arc<[u8]>> {
+    Ok(turned_bytes(keys, way, place, bytes)?.map_or_else(|| bytes.into(), Into::into))
 }

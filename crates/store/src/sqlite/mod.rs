@@ -8,6 +8,7 @@ mod connection;
 mod error;
 mod inspect;
 mod load;
+mod payloads;
 mod read;
 mod registry;
 pub mod schema;
@@ -26,8 +27,8 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use crate::{
-    CallRecord, ExecutionRecord, ListFilter, Loaded, Store, StoredProgram, TokenRecord,
-    WorkerRecord, Write, Written,
+    CallRecord, ExecutionRecord, ListFilter, Loaded, PayloadChange, PayloadRow, PayloadTable,
+    Store, StoredProgram, TokenRecord, WorkerRecord, Write, Written,
 };
 use connection::Readers;
 use error::{Fault, Outcome};
@@ -237,6 +238,19 @@ impl Store for SqliteStore {
 
     fn tokens(&self) -> Result<Vec<TokenRecord>> {
         self.readers.read(registry::tokens)
+    }
+
+    fn payloads(
+        &self,
+        table: PayloadTable,
+        after: &(String, u64),
+        limit: usize,
+    ) -> Result<Vec<PayloadRow>> {
+        self.readers.read(|connection| payloads::rows(connection, table, after, limit))
+    }
+
+    fn replace_payloads(&self, table: PayloadTable, changes: &[PayloadChange]) -> Result<()> {
+        Ok(payloads::replace(&self.writer.lock(), table, changes)?)
     }
 
     fn check(&self) -> Result<Vec<String>> {

@@ -3,6 +3,7 @@
 
 pub(crate) mod mysql;
 pub(crate) mod postgres;
+pub(crate) mod secrets;
 
 use std::{future::Future, sync::Arc};
 

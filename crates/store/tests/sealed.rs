@@ -12,8 +12,8 @@ use std::{
 
 use durable_core::{Error, Outcome, Owner, Payload, Snapshot, Status};
 use durable_store::{
-    Control, ListFilter, Loaded, MemoryStore, SqliteOptions, SqliteStore, Store, Synchronous,
-    Write, Written, conformance,
+    Control, ListFilter, Loaded, MemoryStore, MysqlOptions, MysqlStore, PostgresOptions,
+    PostgresStore, SqliteOptions, SqliteStore, Store, Synchronous, Write, Written, conformance,
 };
 use support::{
     NOW_MS, id, mysql, postgres, program,

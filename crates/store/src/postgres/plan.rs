@@ -9,8 +9,8 @@
 //! reason to read the whole of that index.
 
 use std::{
-    borrow::Cow,
     collections::{BTreeSet, HashMap},
+    fmt::Write as _,
 };
 
 use durable_core::{
@@ -28,6 +28,9 @@ use crate::{
     control::{clears_control, moot_control},
     rows::{Closing, TransitionRows},
 };
+
+/// Room for the text of a usual statement.
+const SQL_BYTES: usize = 6 << 10;
 
 /// Members that are written side by side, each kind of row by one statement. Members that concern
 /// the same execution are of different kinds, in the order in which the kinds are written.
@@ -337,7 +340,7 @@ impl Wave {
             Part::new(END_STATES, self.ends),
             Part::new(DROP_CALLS, self.dropped),
             Part::new(REOPEN_CALLS, self.reopened),
-            Part::new(GIVE_BACK, self.given_back),
+            Part::of_arrays(GIVE_BACK, self.given_back),
         ];
         let creations =
             vec![Part::counted(CREATE, self.creations), Part::counted(PUT_LEASES, self.leases)];
@@ -349,7 +352,7 @@ impl Wave {
         }
         groups.extend([
             vec![Part::new(CANCEL_CALLS, self.cancellations)],
-            vec![Part::new(COUNT_INBOXES, self.counted)],
+            vec![Part::of_arrays(COUNT_INBOXES, self.counted)],
             vec![Part::counted(NOTE_JOBS, self.jobs)],
             vec![Part::counted(REPORT, self.reports)],
             vec![
@@ -371,77 +374,75 @@ impl Wave {
 }
 
 /// A part of a statement: it writes rows of one kind.
+#[derive(Default)]
 pub(super) struct Part {
-    /// With parameters from `$1`.
-    sql: Cow<'static, str>,
+    /// With parameters from `$1`, and the word `ROWS` where a table of them stands.
+    sql: &'static str,
+    rows: String,
     values: Vec<Value>,
-    /// How many rows it has to write; the last of the values.
-    is_counted: bool,
+    /// How many rows it has to write; it can't write more. 0 for any number.
+    required: u64,
 }
 
 impl Part {
-    /// What stands in SQL for the rows.
-    const ROWS: &str = "ROWS";
-
     fn new(sql: &'static str, columns: Columns) -> Self {
-        if !sql.contains(Self::ROWS) {
-            return Self { sql: sql.into(), values: columns.into_arrays(), is_counted: false };
+        if columns.is_empty() {
+            return Self::default();
         }
         let (rows, values) = columns.into_rows();
-        Self { sql: sql.replacen(Self::ROWS, &rows, 1).into(), values, is_counted: false }
+        Self { sql, rows, values, required: 0 }
     }
 
+    /// One whose parameters are arrays.
+    fn of_arrays(sql: &'static str, columns: Columns) -> Self {
+        Self { sql, values: columns.into_arrays(), ..Self::default() }
+    }
+
+    /// One that has to write all of its rows.
     fn counted(sql: &'static str, columns: Columns) -> Self {
-        let count = columns.len() as u64;
-        let mut part = Self::new(sql, columns);
-        if !part.values.is_empty() {
-            part.values.push(count.into());
-        }
-        part.is_counted = true;
-        part
+        let required = columns.len() as u64;
+        Self { required, ..Self::new(sql, columns) }
     }
 
     /// One that has to write exactly one row.
-    pub(super) fn of_one_row(sql: &'static str, mut values: Vec<Value>) -> Self {
-        values.push(Value::from(1_u64));
-        Self { sql: sql.into(), values, is_counted: true }
+    pub(super) fn of_one_row(sql: &'static str, values: Vec<Value>) -> Self {
+        Self { sql, values, required: 1, ..Self::default() }
     }
-}
 
-/// Puts parts together to one statement, which ends the transaction unless each of them writes as
-/// many rows as it has to. What it costs to send and to answer a statement is paid once.
-pub(super) fn compose(parts: Vec<Part>) -> Statement {
-    let mut bodies = Vec::with_capacity(parts.len());
-    let mut checks = Vec::with_capacity(parts.len());
-    let mut values = Vec::new();
-    for (index, part) in parts.into_iter().enumerate() {
-        let first = values.len();
-        bodies.push(format!("part_{index} AS ({})", renumbered(&part.sql, first)));
-        values.extend(part.values);
-        if part.is_counted {
-            let count = values.len();
-            checks.push(format!("durable_require((SELECT count(*) FROM part_{index}), ${count})"));
+    /// Writes it with parameters that begin after `first` others.
+    fn write(&self, sql: &mut String, first: usize) {
+        let (before, after) = self.sql.split_once("ROWS").unwrap_or((self.sql, ""));
+        for text in [before, &self.rows, after] {
+            let mut pieces = text.split('$');
+            sql.push_str(pieces.next().unwrap_or_default());
+            for piece in pieces {
+                let end = piece.find(|letter: char| !letter.is_ascii_digit());
+                let (number, rest) = piece.split_at(end.unwrap_or(piece.len()));
+                let number = first + number.parse::<usize>().unwrap_or(0);
+                let _ = write!(sql, "${number}{rest}");
+            }
         }
     }
-    if checks.is_empty() {
-        checks.push("1".to_owned());
-    }
-    let sql = format!("WITH {} SELECT {}", bodies.join(", "), checks.join(", "));
-    Statement::made(sql, values)
 }
 
-/// SQL whose parameters begin after `first` others.
-fn renumbered(sql: &str, first: usize) -> String {
-    let mut pieces = sql.split('$');
-    let mut text = pieces.next().unwrap_or_default().to_owned();
-    for piece in pieces {
-        let digits =
-            piece.len() - piece.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
-        let (number, rest) = piece.split_at(digits);
-        let number = number.parse::<usize>().unwrap_or(0);
-        text.push_str(&format!("${}{rest}", first + number));
+/// Puts parts together to one statement, which ends the transaction unless all of them write as
+/// many rows as they have to. What it costs to send and to answer a statement is paid once.
+pub(super) fn compose(parts: Vec<Part>) -> Statement {
+    let (mut sql, mut written) = (String::with_capacity(SQL_BYTES), String::from("0"));
+    let (mut required, mut values) = (0, Vec::new());
+    for (index, part) in parts.into_iter().enumerate() {
+        let _ = write!(sql, "{} part_{index} AS (", if index == 0 { "WITH" } else { "," });
+        part.write(&mut sql, values.len());
+        sql.push(')');
+        values.extend(part.values);
+        if part.required > 0 {
+            required += part.required;
+            let _ = write!(written, " + (SELECT count(*) FROM part_{index})");
+        }
     }
-    text
+    values.push(required.into());
+    let _ = write!(sql, " SELECT durable_require({written}, ${})", values.len());
+    Statement::made(sql, values)
 }
 
 /// What names a lease.

@@ -3,6 +3,9 @@ One JSON line each, the median of REPEATS runs that take turns.
 
 rq forks a process for each job, with `-w rq.worker.SimpleWorker` it does not. Both are measured,
 with the worker classes of durable_monty.executors.rq_worker for both peers and with rq's own.
+Beside the rate stands what a call costs in CPU time, which other load on the machine changes less:
+in the rq workers (their jobs' processes included), in Redis, and in this process, which enqueues
+and, for durable-monty, is the worker, its engine and its database.
 Needs a Redis: DURABLE_TEST_REDIS, or `scripts/services run .venv/bin/python benches/bench_rq.py`.
 
 Environment: REPEATS=3  CALLS=500  BENCH_DIR=target/bench
@@ -22,6 +25,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import redis
 import rq
@@ -34,6 +38,7 @@ CALLS = int(os.environ.get("CALLS", "500"))
 DIRECTORY = Path(os.environ.get("BENCH_DIR", "target/bench"))
 URL = os.environ.get("DURABLE_TEST_REDIS", "redis://localhost:6379/0")
 WORKERS = 2
+PATIENCE_S = 30
 
 OURS = "durable_monty.executors.rq_worker"
 KINDS = {
@@ -55,8 +60,8 @@ WIDE = "from asyncio import gather\nsum(await gather(*[step(i) for i in range(n)
 
 
 @contextlib.contextmanager
-def workers(directory: Path, options: list[str]) -> Iterator[rq.Queue]:
-    """A queue, and two rq workers that have shown that they work."""
+def workers(directory: Path, options: list[str]) -> Iterator[tuple[rq.Queue, list[int]]]:
+    """A queue, and the processes of two rq workers that have shown that they work."""
     name = f"bench-{uuid.uuid4()}"
     queue = rq.Queue(name, connection=redis.Redis.from_url(URL), serializer=JSONSerializer)
     command = [sys.executable, "-m", "rq.cli", "worker", "-S", "json", *options]
@@ -67,12 +72,10 @@ def workers(directory: Path, options: list[str]) -> Iterator[rq.Queue]:
         for _ in range(WORKERS)
     ]
     try:
-        while len(rq.Worker.all(queue=queue)) < WORKERS:
-            time.sleep(0.01)
+        until(lambda: len(rq.Worker.all(queue=queue)) == WORKERS, processes)
         queue.enqueue_many([rq.Queue.prepare_data("bench_tasks.step", [0]) for _ in range(4)])
-        while queue.finished_job_registry.get_job_count(cleanup=False) < 4:
-            time.sleep(0.01)
-        yield queue
+        until(lambda: finished(queue) >= 4, processes)
+        yield queue, [process.pid for process in processes]
     finally:
         for process in processes:
             process.terminate()
@@ -81,13 +84,47 @@ def workers(directory: Path, options: list[str]) -> Iterator[rq.Queue]:
         queue.delete()
 
 
+def finished(queue: rq.Queue) -> int:
+    """How many jobs of a queue rq has ended."""
+    return int(queue.finished_job_registry.get_job_count(cleanup=False))
+
+
+def until(condition: Callable[[], bool], processes: list[subprocess.Popen[bytes]]) -> None:
+    """Waits for something that rq workers have to do."""
+    give_up = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > give_up or any(one.poll() is not None for one in processes):
+            raise SystemExit("the rq workers don't work: is durable_monty installed for them?")
+        time.sleep(0.01)
+
+
+class Cost(NamedTuple):
+    """Calls a second, and the CPU time of one call."""
+
+    rate: float
+    workers_ms: float
+    redis_ms: float
+    here_ms: float
+
+
+def used(pids: list[int], connection: redis.Redis) -> tuple[float, float, float]:
+    """Seconds of CPU time: of processes and those they forked, of Redis, and of this process."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += sum(map(int, fields[11:15]))
+    info = connection.info("cpu")
+    there = info["used_cpu_sys"] + info["used_cpu_user"]
+    return ticks / os.sysconf("SC_CLK_TCK"), there, time.process_time()
+
+
 def alone(queue: rq.Queue, directory: Path) -> float:
     """Calls a second of rq itself: enqueued in one go, until the last has finished."""
-    before = queue.finished_job_registry.get_job_count(cleanup=False)
+    before = finished(queue)
     began = time.perf_counter()
     queue.enqueue_many([rq.Queue.prepare_data("bench_tasks.step", [i]) for i in range(CALLS)])
-    while queue.finished_job_registry.get_job_count(cleanup=False) < before + CALLS:
-        time.sleep(0.005)
+    while finished(queue) < before + CALLS:
+        time.sleep(0.02)
     return CALLS / (time.perf_counter() - began)
 
 
@@ -108,6 +145,16 @@ def through_us(queue: rq.Queue, directory: Path) -> float:
         thread.join()
 
 
+def described(cost: Cost) -> dict[str, float]:
+    """A cost as it is printed."""
+    return {
+        "calls_per_s": round(cost.rate, 1),
+        "rq_workers_cpu_ms": round(cost.workers_ms, 2),
+        "redis_cpu_ms": round(cost.redis_ms, 2),
+        "here_cpu_ms": round(cost.here_ms, 2),
+    }
+
+
 def main() -> None:
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     measured: dict[str, Callable[[rq.Queue, Path], float]] = {
@@ -120,14 +167,22 @@ def main() -> None:
         sys.path.insert(0, name)
         __import__("bench_tasks")
         for kind, options in KINDS.items():
-            rates: dict[str, list[float]] = {peer: [] for peer in measured}
-            with workers(directory, options) as queue:
+            costs: dict[str, list[Cost]] = {peer: [] for peer in measured}
+            with workers(directory, options) as (queue, pids):
                 for _ in range(REPEATS):
                     for peer, measure in measured.items():
-                        rates[peer].append(measure(queue, directory))
-            for peer, found in rates.items():
+                        before = used(pids, queue.connection)
+                        rate = measure(queue, directory)
+                        after = used(pids, queue.connection)
+                        spent = [
+                            1000 * (now - then) / CALLS
+                            for now, then in zip(after, before, strict=True)
+                        ]
+                        costs[peer].append(Cost(rate, *spent))
+            for peer, found in costs.items():
                 line = {"peer": peer, "workload": kind, "workers": WORKERS, "calls": CALLS}
-                print(json.dumps({**line, "calls_per_s": round(statistics.median(found), 1)}))
+                middle = Cost(*map(statistics.median, zip(*found, strict=True)))
+                print(json.dumps({**line, **described(middle)}), flush=True)
 
 
 if __name__ == "__main__":

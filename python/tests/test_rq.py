@@ -21,7 +21,7 @@ import redis
 from conftest import PATIENCE_S, Serve, service_url
 
 from durable_monty import OrchestratorService, RQExecutor, Worker
-from durable_monty.executors.rq_job import outcome_key
+from durable_monty.executors.rq_job import alive_key, outcome_key
 
 ROOT = Path(__file__).parents[2]
 
@@ -398,6 +398,53 @@ def test_an_rq_worker_is_killed_in_mid_job(
         rq.start_worker()
         assert service.result(execution_id, PATIENCE_S) == "x"
     assert rq.told() == ["x", "x"]
+
+
+@pytest.mark.parametrize("options", [(), ("-w", "durable_monty.executors.rq_worker.SimpleWorker")])
+def test_a_killed_rq_worker_is_noticed_before_its_jobs_are_silent_for_long(
+    rq: Rq, service: OrchestratorService, serve: Serve, options: tuple[str, ...]
+) -> None:
+    first = rq.start_worker(*options)
+    with serve(rq.executor(lost_after=12.0)):
+        execution_id = service.start_execution("await hold('x')", ["hold"])
+        wait_for((rq.directory / "x.pid").exists)
+        kill_tree(first)
+        killed = time.monotonic()
+        rq.let_go("x")
+        rq.start_worker()
+        assert service.result(execution_id, PATIENCE_S) == "x"
+    assert time.monotonic() - killed < 12, "a third of it, and a moment"
+
+
+def test_a_job_survives_the_rq_worker_that_forked_it(
+    rq: Rq, service: OrchestratorService, serve: Serve
+) -> None:
+    """It shows its life, so it is not made again."""
+    first = rq.start_worker()
+    with serve(rq.executor(lost_after=1.0)):
+        execution_id = service.start_execution("await hold('x')", ["hold"])
+        wait_for((rq.directory / "x.pid").exists)
+        first.kill()
+        first.wait()
+        key = alive_key(f"{execution_id}-0-1")
+        shown: set[bytes | None] = set()
+        wait_for(lambda: shown.add(rq.redis.get(key)) or len(shown) > 10, "signs of life")
+        rq.let_go("x")
+        assert service.result(execution_id, PATIENCE_S) == "x"
+    assert rq.told() == ["x"]
+
+
+def test_a_worker_that_expects_pickle_is_told_how_to_read(
+    rq: Rq, service: OrchestratorService
+) -> None:
+    """The call counts as what it came to, though rq counts the job as failed."""
+    rq.start_worker("-P", ".")
+    execution_id = service.start_execution("await add(1, 2)", ["add"])
+    executor = rq.executor()
+    Worker(service, executor).run(until_complete=True)
+    assert service.get_result(execution_id) == 3
+    wait_for(lambda: executor.get_stats()["failed"] == 1)
+    assert "start it with `rq worker -S json" in (rq.directory / "rq.log").read_text()
 
 
 def worker_name(rq: Rq) -> str:

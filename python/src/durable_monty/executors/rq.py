@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 try:
     import redis
     import rq
-    from rq.command import send_stop_job_command
+    from rq.command import PUBSUB_CHANNEL_TEMPLATE, send_stop_job_command
     from rq.exceptions import NoSuchJobError
     from rq.job import Callback, Job
     from rq.registry import FailedJobRegistry, FinishedJobRegistry
@@ -50,6 +50,10 @@ OUTCOME_TTL_S = 7 * 24 * 3600
 """How long an outcome waits for a worker to take it in."""
 TAKEN_IN_TTL_S = 300
 """How long it stays after that: until then the database has it, or another worker asks again."""
+BEATS = 6
+"""How often a job shows its life in the time after which it is lost."""
+DESERTED_BEATS = 2
+"""In how many beats a job has to show its life when its rq worker seems to be gone."""
 MAX_DEATHS = 3
 """How often a call whose rq worker died is submitted again."""
 NO_TIMEOUT = -1
@@ -75,7 +79,10 @@ class _Open:
     call: CallRequest
     name: str
     deaths: int = 0
-    lost_since: float | None = None
+    life: bytes | None = None
+    """What was last seen of its life."""
+    silent_since: float | None = None
+    deserted_since: float | None = None
 
 
 class _Seen(NamedTuple):
@@ -83,10 +90,11 @@ class _Seen(NamedTuple):
 
     outcome: bytes | None
     status: str | None
-    lives: bool
+    life: bytes | None
+    worker: str | None
 
 
-NOTHING = _Seen(None, None, False)
+NOTHING = _Seen(None, None, None, None)
 
 
 class RQExecutor(ReportingExecutor):
@@ -102,9 +110,10 @@ class RQExecutor(ReportingExecutor):
     RQ_REDIS_URL or REDIS_URL, else localhost.
 
     A job is named after its attempt, so that a worker which takes over finds it again. A job whose
-    rq worker died (it shows no life for `lost_after` seconds), and one that Redis has lost, is
-    submitted again; a call whose rq worker died four times fails. `job_ttl` is how many seconds rq
-    keeps jobs that have ended, `failure_ttl` those that failed.
+    rq worker died, and one that Redis has lost, is submitted again; a call whose rq worker died
+    four times fails. A job is lost when it shows no life for `lost_after` seconds, or for a third
+    of that while its rq worker has no connection to Redis, as when it was killed. `job_ttl` is how
+    many seconds rq keeps jobs that have ended, `failure_ttl` those that failed.
     """
 
     def __init__(
@@ -274,7 +283,7 @@ class RQExecutor(ReportingExecutor):
             module=module_of(call.function_name),
             reply_to=self._reply_to,
             outcome_ttl_s=OUTCOME_TTL_S,
-            beat_s=self.lost_after / 3,
+            beat_s=self.lost_after / BEATS,
         ).to_json()
 
     def _look_at(self, jobs: Sequence[tuple[str, str]]) -> list[_Seen]:
@@ -284,12 +293,33 @@ class RQExecutor(ReportingExecutor):
             pipeline.mget([alive_key(job_id) for job_id, _ in jobs])
             for _, name in jobs:
                 # A job that ends after Redis was flushed leaves a hash without an origin.
-                pipeline.hmget(Job.key_for(name), "status", "origin")
+                pipeline.hmget(Job.key_for(name), "status", "origin", "worker_name")
             outcomes, lives, *hashes = pipeline.execute()
         return [
-            _Seen(outcome, status.decode() if status and origin else None, life is not None)
-            for outcome, life, (status, origin) in zip(outcomes, lives, hashes, strict=True)
+            _Seen(
+                outcome=outcome,
+                status=status.decode() if status and origin else None,
+                life=life,
+                worker=worker.decode() if worker else None,
+            )
+            for outcome, life, (status, origin, worker) in zip(outcomes, lives, hashes, strict=True)
         ]
+
+    def _gone(self, seen: Sequence[_Seen]) -> set[str]:
+        """Those workers of jobs that were started which don't listen for rq's commands: they were
+        killed, or have lost Redis. A process that a killed worker forked for a job still holds
+        its connection, and counts as the worker."""
+        workers = {one.worker for one in seen if one.status == "started" and one.worker}
+        if not workers:
+            return set()
+        try:
+            channels = [PUBSUB_CHANNEL_TEMPLATE % worker for worker in workers]
+            listening: dict[Any, int] = dict(self.redis.pubsub_numsub(*channels))
+        except redis.ResponseError as error:
+            logger.debug("Redis does not tell who listens: %s", error)
+            return set()
+        found = {channel.decode() for channel, count in listening.items() if count}
+        return {worker for worker in workers if PUBSUB_CHANNEL_TEMPLATE % worker not in found}
 
     def _why(self, name: str, seen: _Seen) -> str:
         """What rq knows of a job that ended without an outcome."""
@@ -365,6 +395,7 @@ class RQExecutor(ReportingExecutor):
         if not looked_at:
             return
         seen = self._look_at([(one.call.job_id, one.name) for one in looked_at])
+        gone = self._gone(seen)
         kept: dict[str, str | bytes] = {}
         again: list[_Open] = []
         for one, found in zip(looked_at, seen, strict=True):
@@ -372,39 +403,46 @@ class RQExecutor(ReportingExecutor):
                 kept[one.call.job_id] = found.outcome
             elif found.status in ("stopped", "canceled") and one.name not in self._cancelled:
                 self._give_up(one, found)
-            elif self._is_lost(one, found):
+            elif self._is_lost(one, found, found.worker in gone):
                 again.append(one)
         self._take_in(kept)
         self._submit_again(again)
 
-    def _is_lost(self, one: _Open, found: _Seen) -> bool:
+    def _is_lost(self, one: _Open, found: _Seen, is_deserted: bool) -> bool:
         """Whether a job without an outcome will never have one. Counts deaths."""
-        # What has ended may seem to live a little longer.
-        lives = found.lives and found.status in ("started", None)
-        if lives or found.status in WAITING:
-            one.lost_since = None
+        if found.status in WAITING:
+            one.silent_since = one.deserted_since = None
             return False
         if one.name in self._cancelled and found.status != "started":
             return True  # its execution failed, and was retried before the job was stopped
-        if found.status == "failed":
-            one.deaths += 1
-            if one.deaths > MAX_DEATHS:
-                self._give_up(one, found)
+        # What has failed may have shown its life just before.
+        if found.status != "failed":
+            if not self._is_silent(one, found.life, is_deserted):
                 return False
-            return True
-        # Started and silent, or gone: a moment ago it may have begun, or Redis was flushed under
-        # a job that runs and is about to show itself.
-        now = time.monotonic()
-        if one.lost_since is None:
-            one.lost_since = now
-        if now - one.lost_since < self.lost_after:
+            if found.status is None:
+                return True
+        one.deaths += 1
+        if one.deaths > MAX_DEATHS:
+            self._give_up(one, found)
             return False
-        if found.status is not None:
-            one.deaths += 1
-            if one.deaths > MAX_DEATHS:
-                self._give_up(one, found)
-                return False
         return True
+
+    def _is_silent(self, one: _Open, life: bytes | None, is_deserted: bool) -> bool:
+        """Whether a job that was started, or is gone, has shown no life for too long. A moment ago
+        it may have begun, or Redis was flushed under a job that is about to show itself."""
+        now = time.monotonic()
+        if life is not None and life != one.life:
+            one.life, one.silent_since, one.deserted_since = life, now, None
+        if one.silent_since is None:
+            one.silent_since = now
+        if not is_deserted:
+            one.deserted_since = None
+        elif one.deserted_since is None:
+            one.deserted_since = now
+        if now - one.silent_since >= self.lost_after:
+            return True
+        deserted_s = 0.0 if one.deserted_since is None else now - one.deserted_since
+        return deserted_s >= self.lost_after * DESERTED_BEATS / BEATS
 
     def _submit_again(self, lost: Sequence[_Open]) -> None:
         """Makes another job of calls. It has another name: rq may still clear up the first one."""
@@ -412,7 +450,7 @@ class RQExecutor(ReportingExecutor):
         self._enqueue([(one.call, name) for one, name in zip(lost, names, strict=True)])
         for one, name in zip(lost, names, strict=True):
             logger.warning("the job %s was lost: submitted again as %s", one.name, name)
-            one.name, one.lost_since = name, None
+            one.name, one.life, one.silent_since, one.deserted_since = name, None, None, None
             if self._outcomes is not None:
                 self._outcomes.submitted(one.call.job_id, name)
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ PATIENCE_S = 60.0
 """How long a job that is done tries to tell a Redis that is away."""
 LONGEST_RETRY_S = 1.0
 UNREAD_REPLIES_TTL_S = 3600
+IDLE_S = 5.0
+"""How long a process keeps the thread that shows life without a job."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,7 @@ def outcome_key(job_id: str) -> str:
 
 
 def alive_key(job_id: str) -> str:
-    """What exists while the process that runs a job shows that it lives."""
+    """What changes while the process that runs a job shows that it lives."""
     return f"durable-monty:alive:{job_id}"
 
 
@@ -106,7 +109,7 @@ def _run(text: str, connection: redis.Redis) -> None:
     message = JobMessage.from_json(text)
     call = message.call
     try:
-        with _showing_life(connection, alive_key(call.job_id), message.beat_s):
+        with _heart.showing_life(connection, alive_key(call.job_id), message.beat_s):
             result = run_request(call, message.module)
     except ShutDownImminentException:
         raise  # the rq worker is told to end at once: that is no outcome of the call
@@ -140,18 +143,79 @@ def _tell(connection: redis.Redis, message: JobMessage, outcome: dict[str, Any])
             wait_s = min(LONGEST_RETRY_S, 2 * wait_s)
 
 
-@contextlib.contextmanager
-def _showing_life(connection: redis.Redis, key: str, beat_s: float) -> Iterator[None]:
-    """Renews a key while the block runs. One that is over sooner than a beat writes nothing."""
-    ended = threading.Event()
+@dataclasses.dataclass
+class _Running:
+    """A job that runs in this process, and when it shows next that it lives."""
 
-    def beat() -> None:
-        while not ended.wait(beat_s):
-            with contextlib.suppress(redis.RedisError):
-                connection.set(key, 1, px=round(3000 * beat_s))
+    connection: redis.Redis
+    beat_s: float
+    due: float
 
-    threading.Thread(target=beat, name="durable-monty-beat", daemon=True).start()
-    try:
-        yield
-    finally:
-        ended.set()
+
+class _Heart:
+    """Shows that the jobs of this process live, from one thread that stays between jobs: to start
+    one for each job costs as much as what a short function does."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._running: dict[str, _Running] = {}
+        self._is_beating = False
+        self._wakes_at = 0.0
+
+    @contextlib.contextmanager
+    def showing_life(self, connection: redis.Redis, key: str, beat_s: float) -> Iterator[None]:
+        """Gives a key another value each beat while the block runs. A block that is over sooner
+        than that writes nothing."""
+        due = time.monotonic() + beat_s
+        with self._changed:
+            self._running[key] = _Running(connection, beat_s, due)
+            if not self._is_beating:
+                self._is_beating = True
+                threading.Thread(target=self._beat, name="durable-monty-beat", daemon=True).start()
+            elif due < self._wakes_at:
+                self._changed.notify()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running.pop(key, None)
+
+    def _beat(self) -> None:
+        while due := self._wait():
+            for key, running in due.items():
+                value, expiry_ms = time.time_ns(), round(3000 * running.beat_s)
+                with contextlib.suppress(redis.RedisError):
+                    running.connection.set(key, value, px=expiry_ms)
+
+    def _wait(self) -> dict[str, _Running]:
+        """The jobs that have to show that they live, once there are any; none when there has been
+        no job for a while."""
+        with self._changed:
+            idle_until = time.monotonic() + IDLE_S
+            while True:
+                now = time.monotonic()
+                due = {key: one for key, one in self._running.items() if one.due <= now}
+                for one in due.values():
+                    one.due = now + one.beat_s
+                if due:
+                    return due
+                if self._running:
+                    idle_until = now + IDLE_S
+                elif now >= idle_until:
+                    self._is_beating = False
+                    return {}
+                self._wakes_at = min([idle_until, *(one.due for one in self._running.values())])
+                self._changed.wait(self._wakes_at - now)
+
+
+_heart = _Heart()
+
+
+def _renew_heart() -> None:
+    # In a forked child, which has neither the thread nor the jobs.
+    global _heart
+    _heart = _Heart()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_heart)

@@ -66,10 +66,14 @@ fmt: $(VENV)/.tools ## Format everything
 	$(VENV)/bin/ruff format python examples scripts
 	$(VENV)/bin/ruff check --fix python examples scripts
 
-bench: setup ## Run the workloads W1 to W5 through Rust and Python, beside the disk's floor
-	cargo run --release --locked -p durable-bench
+bench: setup ## Run the workloads W1 to W5 on every store, and through Python, beside the disk's floor
+	cargo build --release --locked -p durable-bench
+	target/release/durable-bench
 	$(PY) benches/bench.py
-	scripts/services run $(PY) benches/bench_rq.py
+	scripts/services run bash -c '\
+	  target/release/durable-bench --db "$$DURABLE_TEST_POSTGRES" && \
+	  target/release/durable-bench --db "$$DURABLE_TEST_MYSQL" && \
+	  $(PY) benches/bench_rq.py'
 
 clean: ## Remove what was built
 	rm -rf target $(VENV)

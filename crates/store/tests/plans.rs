@@ -1,4 +1,4 @@
-//! What a step costs a server does not grow with what it holds: every row is found by its key, also
+//! What a call costs a server does not grow with what it holds: every row is found by its key, also
 //! while the server has never counted its rows.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -13,24 +13,25 @@ use durable_core::{
 use durable_store::{PostgresOptions, PostgresStore, Store, Write};
 use support::{NOW_MS, block_on, create, function, id, postgres, program};
 
-const STEPS: CallId = 400;
-/// Rows that may be read by way of an index, and without one, for each step.
+const CALLS: CallId = 1_200;
+/// Rows that may be read by way of an index, and without one, for each call.
 const MOST_READ: i64 = 12;
 
-/// One execution of many steps, one after the other, each in a commit of its own.
-fn run_steps(store: &dyn Store) {
+/// One execution of many calls, `width` of them side by side, each time in a commit of its own.
+fn run_calls(store: &dyn Store, width: CallId) {
     store.commit(&[Write::PutProgram(program()), create(1, true)]).unwrap();
     let mut state = Execution::scheduled(id(1));
-    for step in 0..STEPS {
-        let mut draft = Draft::new(state, NOW_MS + i64::from(step));
-        if step == 0 {
+    for first in (1..=CALLS).step_by(width as usize) {
+        let mut draft = Draft::new(state, NOW_MS + i64::from(first));
+        if first == 1 {
             draft.push(Event::ExecutionStarted { seed: 7 }).unwrap();
-        } else {
-            draft.close_call(step, 1, Outcome::Completed(Payload::null())).unwrap();
+        }
+        for call in first.saturating_sub(width).max(1)..first {
+            draft.close_call(call, 1, Outcome::Completed(Payload::null())).unwrap();
         }
         let snapshot = Some(Snapshot([1, 2, 3].as_slice().into()));
         let end = End::Suspended { snapshot, new_dictionary: None };
-        let calls = vec![vec![function(step + 1)]];
+        let calls = vec![(first..first + width).map(function).collect()];
         draft.take_reached(Reached { calls, printed: String::new(), end }).unwrap();
         state = draft.after.clone();
         state.version += 1;
@@ -52,7 +53,7 @@ async fn rows_read(url: &str) -> i64 {
     let until = Instant::now() + Duration::from_secs(20);
     loop {
         let row = client.query_one(READ, &[]).await.unwrap();
-        if row.get::<_, Option<i64>>(0) == Some(i64::from(STEPS)) {
+        if row.get::<_, Option<i64>>(0) == Some(i64::from(CALLS)) {
             return row.get(1);
         }
         assert!(Instant::now() < until, "the server does not tell what was written");
@@ -62,13 +63,14 @@ async fn rows_read(url: &str) -> i64 {
 }
 
 #[test]
-fn a_step_reads_as_many_rows_of_postgres_in_a_long_execution_as_in_a_short_one() {
+fn a_call_reads_as_many_rows_of_postgres_in_a_long_execution_as_in_a_short_one() {
     let Some(server) = postgres::server() else { return };
-    let url = server.new_database();
-    let store = PostgresStore::open(&PostgresOptions::parse(&url).unwrap()).unwrap();
-    run_steps(&store);
-    drop(store);
-    let read = block_on(rows_read(&url));
-    let most = MOST_READ * i64::from(STEPS);
-    assert!(read <= most, "{read} rows were read for {STEPS} steps, {most} at most were expected");
+    for width in [1, 3] {
+        let url = server.new_database();
+        let store = PostgresStore::open(&PostgresOptions::parse(&url).unwrap()).unwrap();
+        run_calls(&store, width);
+        drop(store);
+        let (read, most) = (block_on(rows_read(&url)), MOST_READ * i64::from(CALLS));
+        assert!(read <= most, "{read} rows were read for {CALLS} calls, {width} at a time");
+    }
 }

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -180,6 +181,55 @@ def test_a_server_stops_while_somebody_follows(service: OrchestratorService) -> 
         app.close()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_an_app_that_was_made_before_a_fork_refuses_to_serve(service: OrchestratorService) -> None:
+    """As when a server loads the application and then forks: the child says what to do, and does
+    not hang on locks of threads that it does not have."""
+    app = create_app(service)
+    service.start_execution("await add(1, 2)", ["add"])
+    code = [
+        lambda: asyncio.run(lifespan_of(app)),
+        lambda: asyncio.run(one_request(app)),
+    ]
+    for use in code:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                said = use()
+            except BaseException as error:
+                said = f"{type(error).__name__}: {error}"
+            os.write(writing, said.encode())
+            os._exit(0)
+        os.close(writing)
+        ready, _, _ = select.select([reading], [], [], PATIENCE_S)
+        said = os.read(reading, 10_000).decode() if ready else "the child hangs"
+        os.close(reading)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert "Call init_db again in the child" in said
+
+
+async def lifespan_of(app: Any) -> str:
+    """What an application says when its server starts."""
+    said: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    await app({"type": "lifespan"}, receive, send)
+    return str(said)
+
+
+async def one_request(app: Any) -> str:
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        return (await client.get("/ready")).text
+
+
 def test_webhooks_are_signed(service: OrchestratorService) -> None:
     execution = service.start_execution("await add(1, 2)", ["add"])
     service.process_execution(execution)
@@ -224,39 +274,69 @@ def test_other_protocols_are_turned_away(service: OrchestratorService) -> None:
 
 WORKERS = {
     "node": (
-        ["node", "--input-type=module"],
+        [],
         "worker.ts",
         'await gather(add(1, 2), greet("you"))',
         ["add", "greet"],
         [3, "Hello, you!"],
     ),
-    "curl": (["sh"], "worker.sh", 'await shout("hello")', ["shout"], "HELLO"),
+    "curl": (["sh", "worker.sh"], "worker.sh", 'await shout("hello")', ["shout"], "HELLO"),
 }
+
+
+def runs_typescript() -> list[str]:
+    """What runs TypeScript as it is: Node from 22.6 on, or tsx."""
+    if shutil.which("tsx"):
+        return ["tsx"]
+    if node := shutil.which("node"):
+        option = "--experimental-strip-types"
+        tried = subprocess.run([node, option, "--version"], capture_output=True)
+        if tried.returncode == 0:
+            return [node, option]
+    pytest.skip("needs Node 22.6 or newer, or tsx, in PATH")
+
+
+def test_the_typescript_worker_is_well_typed() -> None:
+    tsc = shutil.which("tsc")
+    types = Path(tsc).resolve().parents[2] / "@types" if tsc else None
+    if types is None or not (types / "node").exists():
+        pytest.skip("needs tsc in PATH with @types/node: npm install typescript @types/node")
+    command = [
+        *[str(tsc), "--noEmit", "--strict", "--target", "es2022", "--module", "esnext"],
+        *["--moduleResolution", "bundler", "--types", "node", "--typeRoots", str(types)],
+        str(ROOT / "examples" / "workers" / "worker.ts"),
+    ]
+    checked = subprocess.run(command, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
 
 
 @pytest.mark.parametrize("tool", WORKERS)
 def test_the_example_workers(tool: str, tmp_path: Path) -> None:
     command, name, source, functions, expected = WORKERS[tool]
-    needs = [tool, "jq"] if tool == "curl" else [tool]
-    if not all(map(shutil.which, needs)):
-        pytest.skip(f"needs {' and '.join(needs)}")
-    text = (ROOT / "examples" / "workers" / name).read_text()
-    assert len(text.splitlines()) <= 60
+    if tool == "node":
+        command = [*runs_typescript(), name]
+    elif not all(map(shutil.which, ["curl", "jq"])):
+        pytest.skip("needs curl and jq")
+    directory = ROOT / "examples" / "workers"
+    assert len((directory / name).read_text().splitlines()) <= 60
     with durable_serve(tmp_path, "--tasks") as base:
         environment = {**os.environ, "DURABLE_URL": base}
         worker = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, text=True
+            command,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
         )
         try:
-            assert worker.stdin is not None
-            worker.stdin.write(text)
-            worker.stdin.close()
             request = {"source": f"from asyncio import gather\n{source}", "functions": functions}
             execution = httpx.post(f"{base}/executions", json=request).json()["execution_id"]
             result = f"{base}/executions/{execution}/result?wait_ms=30000"
             assert httpx.get(result, timeout=PATIENCE_S * 2).json()["output"] == expected
         finally:
-            worker.kill()
+            # tsx runs Node in a process of its own.
+            os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
 
 

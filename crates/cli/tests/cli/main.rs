@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on has failed")]
 
 mod chaos;
+mod clocks;
 mod crash;
+mod database;
 mod functions;
+mod news;
 mod operate;
+mod pooled;
 mod portable;
 mod rekey;
 mod run;

@@ -104,7 +104,7 @@ impl Desk {
 
     /// Starts `durable` in a process group of its own, as a shell does.
     pub(crate) fn begin(&self, arguments: &[&str]) -> Running {
-        Running(Some(self.command(arguments).process_group(0).spawn().unwrap()))
+        Running::start(&mut self.command(arguments))
     }
 
     /// Begins the gated workflow and waits until its call stands at the gate.
@@ -168,6 +168,11 @@ impl Ended {
 pub(crate) struct Running(Option<Child>);
 
 impl Running {
+    /// Starts a command in a process group of its own.
+    pub(crate) fn start(command: &mut Command) -> Self {
+        Self(Some(command.process_group(0).spawn().unwrap()))
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(self.0.as_ref().unwrap())
     }

@@ -59,7 +59,11 @@ pub(crate) fn retry(url: &str, command: &args::Retry) -> Result<Exit> {
 
 pub(crate) fn delete(url: &str, command: &args::Delete) -> Result<Exit> {
     let id = database::id(&command.id)?;
-    database::open(url)?.delete(id)?;
+    let engine = database::open(url)?;
+    // What an interrupted import has left belongs to nobody who could be asked to let it go.
+    if !durable::portable::discard(&engine, id)? {
+        engine.delete(id)?;
+    }
     text::say(&format!("execution {id} is deleted"));
     Ok(Exit::Done)
 }

@@ -58,6 +58,8 @@ pub(crate) fn copy(command: &args::Copy) -> Result<Exit> {
     let from = database::open(&command.from)?;
     let to = open_to_write(&command.to)?;
     let ids = command.ids.iter().map(|id| database::id(id)).collect::<durable::Result<Vec<_>>>()?;
+    // First: whoever is shut out here has to be shut out there.
+    let tokens = if ids.is_empty() { durable::portable::copy_tokens(&from, &to)? } else { 0 };
     let plan = CopyPlan { ids, pause_source: command.pause_source };
     let mut counts = Counts::default();
     let mut said = Instant::now();
@@ -77,6 +79,9 @@ pub(crate) fn copy(command: &args::Copy) -> Result<Exit> {
         }
     })?;
     text::say(&counts.to_string());
+    if tokens > 0 {
+        text::say(&format!("{tokens} access tokens copied or revoked"));
+    }
     if counts.alive > 0 {
         text::say(&format!(
             "{} of them have not ended: {}",

@@ -1,9 +1,8 @@
 //! `durable workers`
 
 use anyhow::Result;
-use durable::{Clock as _, Config, SystemClock, WorkerRecord};
-use durable_server::views::instant;
-use serde::Serialize;
+use durable::{Clock as _, SystemClock, WorkerRecord};
+use durable_server::views::{WorkerView, is_live};
 
 use crate::{
     args, database,
@@ -16,11 +15,9 @@ pub(crate) fn workers(url: &str, command: &args::Workers) -> Result<Exit> {
     let store = engine.store();
     let workers = store.workers()?;
     let now_ms = store.clock_ms().unwrap_or_else(|| SystemClock::default().now_ms());
-    let silent_ms = |worker: &WorkerRecord| now_ms - worker.seen_at_ms;
-    let is_stale = |worker: &WorkerRecord| silent_ms(worker) > Config::default().lease_ms as i64;
     if command.json {
         for worker in &workers {
-            let view = WorkerView::new(worker, is_stale(worker));
+            let view = WorkerView::new(worker, now_ms);
             text::print(&(serde_json::to_string(&view)? + "\n"))?;
         }
     } else if workers.is_empty() {
@@ -35,10 +32,10 @@ pub(crate) fn workers(url: &str, command: &args::Workers) -> Result<Exit> {
                 worker.concurrency.to_string(),
                 worker.held.to_string(),
                 duration(now_ms - worker.started_at_ms),
-                if is_stale(worker) {
-                    format!("silent for {}", duration(silent_ms(worker)))
-                } else {
+                if is_live(worker, now_ms) {
                     "alive".into()
+                } else {
+                    format!("silent for {}", duration(now_ms - worker.seen_at_ms))
                 },
                 short(&worker.functions.join(", "), 40),
             ]
@@ -49,44 +46,4 @@ pub(crate) fn workers(url: &str, command: &args::Workers) -> Result<Exit> {
         text::print(&text::table(&headings, &rows))?;
     }
     Ok(Exit::Done)
-}
-
-/// What `--json` prints of a worker. It is stable: fields are only added.
-#[derive(Serialize)]
-struct WorkerView<'a> {
-    /// The name it holds leases under, as in `locked_by` of an execution.
-    id: &'a str,
-    /// Its machine, or the name it was given.
-    name: &'a str,
-    pid: u32,
-    /// Empty for all.
-    queues: &'a [String],
-    functions: &'a [String],
-    concurrency: u32,
-    /// How many executions it holds.
-    held: u32,
-    version: &'a str,
-    started_at: String,
-    /// When it was last heard of.
-    seen_at: String,
-    /// Whether it was not heard of for longer than a lease lasts.
-    is_stale: bool,
-}
-
-impl<'a> WorkerView<'a> {
-    fn new(worker: &'a WorkerRecord, is_stale: bool) -> Self {
-        Self {
-            id: worker.owner.as_str(),
-            name: &worker.host,
-            pid: worker.pid,
-            queues: &worker.queues,
-            functions: &worker.functions,
-            concurrency: worker.concurrency,
-            held: worker.held,
-            version: &worker.version,
-            started_at: instant(worker.started_at_ms),
-            seen_at: instant(worker.seen_at_ms),
-            is_stale,
-        }
-    }
 }

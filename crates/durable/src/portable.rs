@@ -15,10 +15,10 @@ use std::{
 
 use durable_core::{Error, ExecutionId, Result, Status, replay};
 use durable_engine::{Engine, OwnerProbe as _, ProcessTable};
-use durable_store::{ListFilter, Store};
+use durable_store::{ListFilter, Store, Write};
 
 pub use file::{MAX_FILE_BYTES, Portable};
-pub use import::Imported;
+pub use import::{Imported, discard};
 
 /// How often a journal is read again that grew while it was read.
 const MAX_READS: u32 = 5;
@@ -33,8 +33,9 @@ const PAGE: usize = 1_000;
 impl Portable {
     /// Takes an execution out of a database; it stays there as it is.
     ///
-    /// What an operator asked for and nobody has done yet is left out, and so are snapshots and
-    /// the names of jobs: a call that was handed to an executor is handed out again.
+    /// Snapshots are left out: they are built again. The names of jobs and what an operator asked
+    /// for and nobody has done yet come along. A call that was handed to an executor is handed out
+    /// again.
     ///
     /// # Errors
     /// `NotFound`; `Conflict` while an engine holds it; `Corrupt` when its journal can't be read.
@@ -45,7 +46,7 @@ impl Portable {
             let loaded =
                 store.load(id)?.ok_or_else(|| Error::not_found(format!("no execution '{id}'")))?;
             let is_settled = record.status.is_terminal() || record.status == Status::Paused;
-            if let Some(lease) = loaded.lease
+            if let Some(lease) = &loaded.lease
                 && !is_settled
                 && !ProcessTable::new().is_gone(&lease.owner)
             {
@@ -64,7 +65,7 @@ impl Portable {
             })?;
             if is_same {
                 let calls = store.calls(id)?;
-                return Ok(Self::new(&record, &program.program, journal, &loaded.inbox, &calls));
+                return Ok(Self::new(&record, &program.program, journal, &loaded, &calls));
             }
             if store.execution(id)?.is_some_and(|now| now.version == loaded.execution.version) {
                 return Err(Error::corrupt(format!(
@@ -91,6 +92,30 @@ pub enum Copied {
     Done(ExecutionId, Imported),
     /// It was not copied.
     Refused(ExecutionId, Error),
+}
+
+/// Copies the access tokens that the other database does not have, and has revoked there what is
+/// revoked here. Gives how many were changed. Their secrets stand in neither: bearers go on with
+/// what they were given.
+///
+/// # Errors
+/// Those of the stores.
+pub fn copy_tokens(from: &Engine, to: &Engine) -> Result<usize> {
+    let known = to.store().tokens()?;
+    let mut writes = Vec::new();
+    for token in from.store().tokens()? {
+        match (known.iter().find(|known| known.id == token.id), token.revoked_at_ms) {
+            (None, _) => writes.push(Write::PutToken(Box::new(token))),
+            (Some(known), Some(now_ms)) if known.revoked_at_ms.is_none() => {
+                writes.push(Write::RevokeToken { id: token.id, now_ms });
+            }
+            (Some(_), _) => {}
+        }
+    }
+    for answer in to.store().commit(&writes)? {
+        answer?;
+    }
+    Ok(writes.len())
 }
 
 /// Which executions are copied, and how.

@@ -6,8 +6,9 @@ mod support;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use durable::{
-    Engine, Error, ExecutionId, Failure, Outcome, Payload, Program, Status, Workflow,
-    portable::{Copied, CopyPlan, Imported, Portable, copy},
+    Engine, Error, ExecutionId, Failure, Outcome, Payload, Program, Role, Status, TokenRecord,
+    Workflow,
+    portable::{Copied, CopyPlan, Imported, Portable, copy, copy_tokens, discard},
 };
 use durable_core::{
     Advance, AdvanceDone, Call, Definition, Draft, End, Event, Execution, FunctionOptions, Lease,
@@ -15,8 +16,8 @@ use durable_core::{
 };
 use durable_engine::Parts;
 use durable_store::{
-    Labels, ListFilter, MemoryStore, NewExecution, SqliteOptions, SqliteStore, Store, Synchronous,
-    Write,
+    Control, Labels, ListFilter, MemoryStore, NewExecution, SqliteOptions, SqliteStore, Store,
+    Synchronous, Write,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -407,6 +408,93 @@ fn an_import_that_was_interrupted_is_gone_on_with_and_nobody_else_takes_it_up() 
     let portable = Portable::export(&here, id).unwrap();
     assert_eq!(portable.import(&there).unwrap(), Imported::Continued(6));
     assert_eq!(seen(there.store(), id), seen(here.store(), id));
+}
+
+#[test]
+fn what_an_interrupted_import_has_left_can_be_removed_and_nothing_else() {
+    let (here, there) = (memory(), memory());
+    let id = lived(here.store(), &BUSY, 1);
+    lived(there.store(), &BUSY[..2], 0);
+    assert!(!discard(&there, id).unwrap(), "it is whole");
+    let claim = Write::ClaimOne {
+        execution: id,
+        owner: Owner::new("durable-import"),
+        now_ms: NOW_MS,
+        expires_at_ms: i64::MAX,
+        dead: Vec::new(),
+    };
+    there.store().commit(&[claim]).unwrap().remove(0).unwrap();
+    assert!(matches!(there.delete(id), Err(Error::Conflict(_))));
+    assert!(discard(&there, id).unwrap());
+    assert!(is_empty(&there));
+    let portable = Portable::export(&here, id).unwrap();
+    assert_eq!(portable.import(&there).unwrap(), Imported::New);
+}
+
+#[test]
+fn jobs_and_what_an_operator_asks_for_come_along() {
+    let here = memory();
+    let mut life = Life::begin(here.store());
+    life.step((0, 0, 2), NOW_MS + 1);
+    let id = life.state.id;
+    let call = *life.state.open_calls.keys().next().unwrap();
+    let job_id = "a job".to_owned();
+    let lease = life.lease.clone();
+    let note = Write::NoteJob { execution: id, lease, call, job_id };
+    here.store().commit(&[note]).unwrap().remove(0).unwrap();
+    life.end(0, NOW_MS + 1_000);
+    let reason = "enough".to_owned();
+    let request = Write::Request { execution: id, control: Control::Pause, reason };
+    here.store().commit(&[request]).unwrap().remove(0).unwrap();
+
+    let file = to_json(&Portable::export(&here, id).unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    for there in [memory(), sqlite(directory.path())] {
+        assert_eq!(from_json(&file).unwrap().import(&there).unwrap(), Imported::New);
+        assert_eq!(seen(there.store(), id), seen(here.store(), id));
+        assert_eq!(there.store().call_of_job("a job").unwrap(), Some((id, call)));
+        let control = there.store().load(id).unwrap().unwrap().control;
+        assert_eq!(control, Some((Control::Pause, "enough".to_owned())));
+        assert_eq!(from_json(&file).unwrap().import(&there).unwrap(), Imported::Known);
+    }
+    for (place, value) in [
+        ("/control/request", json!("EXPLODE")),
+        ("/jobs/0/call", json!(99)),
+        ("/jobs/0/job_id", json!("x".repeat(20_000))),
+    ] {
+        let mut file = file.clone();
+        *file.pointer_mut(place).unwrap() = value;
+        let there = memory();
+        let refused = from_json(&file).and_then(|portable| portable.import(&there).map(drop));
+        assert!(matches!(refused, Err(Error::Invalid(_))), "{place}: {refused:?}");
+        assert!(is_empty(&there));
+    }
+}
+
+#[test]
+fn tokens_are_copied_and_so_is_that_they_are_revoked() {
+    let (here, there) = (memory(), memory());
+    let token = |id: &str| TokenRecord {
+        id: id.to_owned(),
+        name: "ci".into(),
+        role: Role::Operator,
+        namespace: Some("acme".into()),
+        secret_hash: [7; 32],
+        created_at_ms: NOW_MS,
+        expires_at_ms: None,
+        revoked_at_ms: None,
+    };
+    let commit = |engine: &Engine, write| {
+        engine.store().commit(&[write]).unwrap().remove(0).unwrap();
+    };
+    for id in ["a", "b"] {
+        commit(&here, Write::PutToken(Box::new(token(id))));
+    }
+    assert_eq!(copy_tokens(&here, &there).unwrap(), 2);
+    assert_eq!(copy_tokens(&here, &there).unwrap(), 0);
+    commit(&here, Write::RevokeToken { id: "a".into(), now_ms: NOW_MS + 1 });
+    assert_eq!(copy_tokens(&here, &there).unwrap(), 1);
+    assert_eq!(there.store().tokens().unwrap(), here.store().tokens().unwrap());
 }
 
 fn other(scene: &Scene) -> durable::Builder {

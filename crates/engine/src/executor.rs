@@ -78,6 +78,18 @@ impl Outcomes {
         }
     }
 
+    /// As [`Outcomes::note_job`], for many calls in one commit. What came of each, in order.
+    pub fn note_all<'a>(
+        &self,
+        jobs: impl IntoIterator<Item = (&'a CallRequest, String)>,
+    ) -> Vec<Result<()>> {
+        let jobs = jobs.into_iter().map(|(call, job_id)| (call.execution, call.call, job_id));
+        match self.shell.upgrade() {
+            Some(shell) => shell.note_all(jobs.collect()),
+            None => jobs.map(|_| Err(Error::conflict("the engine is closed"))).collect(),
+        }
+    }
+
     /// Stores the names that a remote executor gave to calls, soon: for an executor whose names
     /// follow from the calls, so that a lost one can be made again. A call that has come to
     /// something meanwhile, or is held by another engine, is passed over.

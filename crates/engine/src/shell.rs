@@ -142,11 +142,28 @@ impl Shell {
     }
 
     pub(crate) fn note_job(&self, id: ExecutionId, call: CallId, job_id: &str) -> Result<()> {
-        let lease = self.dispatcher.lock().lease(id).ok_or_else(|| {
-            Error::conflict(format!("execution {id} is not held by this engine any more"))
-        })?;
-        self.write(Write::NoteJob { execution: id, lease, call, job_id: job_id.to_owned() })
-            .map(drop)
+        self.note_all(vec![(id, call, job_id.to_owned())]).pop().unwrap_or(Ok(()))
+    }
+
+    /// Stores names of jobs, all in one commit as far as one batch holds them, and waits for it.
+    /// What came of each, in order.
+    pub(crate) fn note_all(&self, jobs: Vec<(ExecutionId, CallId, String)>) -> Vec<Result<()>> {
+        let mut writes: Vec<(Write, Answer)> = Vec::with_capacity(jobs.len());
+        let mut waiting = Vec::with_capacity(jobs.len());
+        let dispatcher = self.dispatcher.lock();
+        for (execution, call, job_id) in jobs {
+            waiting.push(dispatcher.lease(execution).map_or_else(
+                || Err(not_held(execution)),
+                |lease| {
+                    let (answer, answered) = rendezvous();
+                    writes.push((Write::NoteJob { execution, lease, call, job_id }, answer));
+                    Ok(answered)
+                },
+            ));
+        }
+        drop(dispatcher);
+        self.committer.submit_all(writes);
+        waiting.into_iter().map(|answered| answered.and_then(|wait| wait().map(drop))).collect()
     }
 
     /// Has names of jobs stored with the next commit, without waiting for it.
@@ -438,6 +455,10 @@ impl Shell {
         owners.retain(|owner| self.probe.is_gone(owner));
         Ok(owners)
     }
+}
+
+fn not_held(id: ExecutionId) -> Error {
+    Error::conflict(format!("execution {id} is not held by this engine any more"))
 }
 
 /// The journal of an execution from its first event to its last.

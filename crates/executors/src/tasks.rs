@@ -217,13 +217,23 @@ impl TaskQueue {
             }
             state.candidates(&claim.functions)
         };
+        let mut candidates = candidates.into_iter();
         let mut tasks = Vec::new();
-        for number in candidates {
-            if tasks.len() == claim.max {
-                break;
+        // Usually once: only a call that somebody else has taken or ended leaves a place free.
+        while tasks.len() < claim.max && candidates.len() > 0 {
+            let mut numbers = Vec::new();
+            while tasks.len() + numbers.len() < claim.max
+                && let Some(number) = candidates.next()
+            {
+                if self.fits(number, claim, labels_of)? {
+                    numbers.push(number);
+                }
             }
-            if self.fits(number, claim, labels_of)? {
-                tasks.extend(self.hand_out(number, claim)?);
+            match self.hand_out(&numbers, claim) {
+                Ok(handed_out) => tasks.extend(handed_out),
+                // What is noted already is the worker's.
+                Err(error) if tasks.is_empty() => return Err(error),
+                Err(_) => break,
             }
         }
         Ok(tasks)
@@ -259,11 +269,47 @@ impl TaskQueue {
         Ok(fit)
     }
 
-    /// Makes a waiting call a task of a worker; `None` when somebody else was faster or nobody
-    /// waits for it any more.
-    fn hand_out(&self, number: u64, claim: &Claim) -> Result<Option<Task>> {
+    /// Makes waiting calls tasks of a worker, noted in one commit; without those that somebody
+    /// else was faster with, or that nobody waits for any more.
+    ///
+    /// # Errors
+    /// None of them is handed out.
+    fn hand_out(&self, numbers: &[u64], claim: &Claim) -> Result<Vec<Task>> {
+        let Some(outcomes) = self.state.lock().outcomes.clone() else { return Ok(Vec::new()) };
+        let mut taken = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let Some(task) = self.take(*number, claim)? else { continue };
+            // Outside of the lock: the engine has one of its own.
+            if outcomes.is_wanted(&task.call) {
+                taken.push((*number, task));
+            } else {
+                self.release(&task.id);
+            }
+        }
+        let jobs = taken.iter().map(|(_, task)| (&task.call, task.id.job_id()));
+        let noted = outcomes.note_all(jobs);
+        let mut tasks = Vec::with_capacity(taken.len());
+        let mut failed = None;
+        for ((number, task), noted) in taken.into_iter().zip(noted) {
+            match noted {
+                Ok(()) => tasks.push(task),
+                // The execution is somebody else's, or the call has ended meanwhile.
+                Err(Error::Conflict(_) | Error::NotFound(_)) => self.release(&task.id),
+                Err(error) => {
+                    self.put_back(number, task);
+                    failed = Some(error);
+                }
+            }
+        }
+        match failed {
+            Some(error) if tasks.is_empty() => Err(error),
+            _ => Ok(tasks),
+        }
+    }
+
+    /// Takes a waiting call for a worker.
+    fn take(&self, number: u64, claim: &Claim) -> Result<Option<Task>> {
         let mut state = self.state.lock();
-        let Some(outcomes) = state.outcomes.clone() else { return Ok(None) };
         let Some(call) = state.take(number) else { return Ok(None) };
         let id = match TaskId::new(&call) {
             Ok(id) => id,
@@ -276,25 +322,14 @@ impl TaskQueue {
         let task = Task { id, call, lease, worker };
         let until = Instant::now() + lease;
         state.claimed.insert(task.id.key(), Claimed { number, task: task.clone(), until });
-        drop(state);
-        if !outcomes.is_wanted(&task.call) {
-            self.release(&task.id);
-            return Ok(None);
-        }
-        match outcomes.note_job(&task.call, &task.id.job_id()) {
-            Ok(()) => Ok(Some(task)),
-            // The execution is somebody else's, or the call has ended meanwhile.
-            Err(Error::Conflict(_) | Error::NotFound(_)) => {
-                self.release(&task.id);
-                Ok(None)
-            }
-            Err(error) => {
-                let mut state = self.state.lock();
-                if state.claimed.remove(&task.id.key()).is_some() {
-                    state.put(number, task.call);
-                }
-                Err(error)
-            }
+        Ok(Some(task))
+    }
+
+    /// Lets a task that was not noted wait again, unless it was handed out anew meanwhile.
+    fn put_back(&self, number: u64, task: Task) {
+        let mut state = self.state.lock();
+        if state.claimed.remove(&task.id.key()).is_some() {
+            state.put(number, task.call);
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{extract::State, http::StatusCode, response::Response};
 use durable_core::{ExecutionId, Status};
-use durable_store::ListFilter;
+use durable_store::{CallRecord, ListFilter};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -184,13 +184,15 @@ pub(crate) struct CallPage {
 }
 
 /// List the calls and timers of an execution
+///
+/// In the order they were asked for. A page ends early when it becomes very large.
 #[utoipa::path(get, path = "/executions/{id}/calls", operation_id = "list_calls",
     tag = "executions",
     params(("id" = String, Path, format = "uuid", description = "The execution"),
         ("cursor" = Option<u32>, Query, description = "`next_cursor` of the page before",
             minimum = 0, maximum = 4294967295u64),
-        ("limit" = Option<u64>, Query, description = "Most calls of the page", minimum = 1,
-            maximum = 1000)),
+        ("limit" = Option<u64>, Query, description = "Most calls of the page; 1000 by default",
+            minimum = 1, maximum = 1000)),
     responses((status = 200, description = "A page of calls", body = CallPage), Refusals))]
 pub(crate) async fn calls(
     Looks(caller): Looks,
@@ -204,15 +206,26 @@ pub(crate) async fn calls(
     let page = server
         .run(move |_, engine| {
             Server::visible(engine, &caller, id)?;
-            let calls = engine.store().calls(id)?;
-            let mut later = calls.iter().filter(|call| u64::from(call.order) > after);
-            let items: Vec<_> = later.by_ref().take(limit).map(CallView::new).collect();
-            let next_cursor = match (later.next(), items.last()) {
-                (Some(_), Some(last)) => Some(last.order.to_string()),
-                _ => None,
-            };
-            Ok(CallPage { items, next_cursor })
+            Ok(call_page(&engine.store().calls(id)?, after, limit, MAX_PAGE_BYTES))
         })
         .await?;
     Ok(json(StatusCode::OK, &page))
+}
+
+/// Calls are in their order; a page begins behind `after` and holds at least one of the rest.
+fn call_page(calls: &[CallRecord], after: u64, limit: usize, max_bytes: usize) -> CallPage {
+    let from = calls.partition_point(|call| u64::from(call.order) <= after);
+    let mut items = Vec::new();
+    let mut bytes = 0;
+    for call in &calls[from..] {
+        if items.len() == limit || bytes >= max_bytes {
+            break;
+        }
+        let view = CallView::new(call);
+        bytes += view.bytes();
+        items.push(view);
+    }
+    let is_last = from + items.len() == calls.len();
+    let next_cursor = items.last().filter(|_| !is_last).map(|last| last.order.to_string());
+    CallPage { items, next_cursor }
 }

@@ -2,7 +2,7 @@
 //! stable: fields are only added.
 
 use durable_core::{Event, Failure, Payload, Recorded, Request, UnixMs, wire};
-use durable_store::{CallRecord, ExecutionRecord};
+use durable_store::{CallRecord, ExecutionRecord, WorkerRecord};
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 use utoipa::ToSchema;
@@ -181,6 +181,12 @@ impl CallView {
             completed_at: call.completed_at_ms.map(instant),
         }
     }
+
+    /// About how many bytes its JSON has.
+    pub(crate) fn bytes(&self) -> usize {
+        let length = |raw: &Option<Box<RawValue>>| raw.as_ref().map_or(0, |raw| raw.get().len());
+        1_000 + length(&self.args) + length(&self.kwargs) + length(&self.result)
+    }
 }
 
 /// An execution with its calls in the order they were asked for.
@@ -268,6 +274,60 @@ fn details(event: &Event) -> Vec<(&'static str, Value)> {
         | Event::ExecutionResumed
         | Event::ExecutionCancelled { .. }
         | Event::ExecutionRetried(_) => Vec::new(),
+    }
+}
+
+/// A worker that was silent for longer than this is shown as gone.
+const SILENT_MS: i64 = 30_000;
+
+/// Whether a worker was heard of lately, at a time of the store's clock.
+pub fn is_live(worker: &WorkerRecord, now_ms: UnixMs) -> bool {
+    worker.seen_at_ms > now_ms.saturating_sub(SILENT_MS)
+}
+
+/// A worker process.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Worker)]
+pub struct WorkerView {
+    /// The name it holds executions under.
+    id: String,
+    /// The machine it runs on, and its process there.
+    host: String,
+    pid: u32,
+    /// The queues it takes from; empty for all.
+    queues: Vec<String>,
+    /// The functions it runs.
+    functions: Vec<String>,
+    /// How many calls it runs at once.
+    concurrency: u32,
+    version: String,
+    #[schema(format = DateTime)]
+    started_at: String,
+    /// When it was last heard of.
+    #[schema(format = DateTime)]
+    seen_at: String,
+    /// Whether that was lately.
+    is_live: bool,
+    /// How many executions it holds.
+    held: u32,
+}
+
+impl WorkerView {
+    /// A worker as it is shown at a time of the store's clock.
+    pub fn new(worker: &WorkerRecord, now_ms: UnixMs) -> Self {
+        Self {
+            id: worker.owner.as_str().to_owned(),
+            is_live: is_live(worker, now_ms),
+            host: worker.host.clone(),
+            pid: worker.pid,
+            queues: worker.queues.clone(),
+            functions: worker.functions.clone(),
+            concurrency: worker.concurrency,
+            version: worker.version.clone(),
+            started_at: instant(worker.started_at_ms),
+            seen_at: instant(worker.seen_at_ms),
+            held: worker.held,
+        }
     }
 }
 

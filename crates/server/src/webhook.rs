@@ -88,6 +88,12 @@ pub(crate) struct Taken {
     detail: Option<String>,
 }
 
+impl Taken {
+    fn refused(id: ExecutionId, call_id: CallId, detail: String) -> Self {
+        Self { applied: false, execution_id: id.to_string(), call_id, detail: Some(detail) }
+    }
+}
+
 impl Report {
     /// What the token of the call is made of: the job, or the call's idempotency key.
     fn name(&self) -> Result<String, Problem> {
@@ -104,15 +110,20 @@ impl Report {
         }
     }
 
-    fn call(&self, engine: &Engine) -> durable_core::Result<(ExecutionId, CallId)> {
-        match (&self.job_id, &self.execution_id, self.call_id) {
-            (Some(job_id), ..) => engine
-                .store()
-                .call_of_job(job_id)?
-                .ok_or_else(|| Error::not_found("there is no call with this job_id")),
-            (None, Some(id), Some(call)) => Ok((id.parse()?, call)),
-            _ => Err(Error::invalid("the report names no call")),
+    fn call(&self, engine: &Engine) -> durable_core::Result<Found> {
+        let Some(job_id) = &self.job_id else {
+            return match (&self.execution_id, self.call_id) {
+                (Some(id), Some(call)) => Ok(Found::Call(id.parse()?, call)),
+                _ => Err(Error::invalid("the report names no call")),
+            };
+        };
+        if let Some((id, call)) = engine.store().call_of_job(job_id)? {
+            return Ok(Found::Call(id, call));
         }
+        // A sender may be faster than whoever notes the job that he was given. The name itself
+        // tells which attempt it is of, when it is one of ours.
+        Ok(attempt_of(job_id)
+            .map_or(Found::Nothing, |(id, call, attempt)| Found::Attempt(id, call, attempt)))
     }
 
     fn outcome(&self) -> durable_core::Result<Outcome> {
@@ -142,6 +153,26 @@ impl Report {
     }
 }
 
+/// What a report is about.
+enum Found {
+    /// This call.
+    Call(ExecutionId, CallId),
+    /// This attempt of a call, of which no job is noted.
+    Attempt(ExecutionId, CallId, u32),
+    /// A job of another name that is not noted, or not any more.
+    Nothing,
+}
+
+/// The attempt that a job is named after: `execution-call-attempt`.
+fn attempt_of(job_id: &str) -> Option<(ExecutionId, CallId, u32)> {
+    let mut parts = job_id.rsplitn(3, '-');
+    let attempt = parts.next()?.parse().ok()?;
+    let call = parts.next()?.parse().ok()?;
+    let id: ExecutionId = parts.next()?.parse().ok()?;
+    // One name an attempt: no leading zeros, no other way to write the UUID.
+    (format!("{id}-{call}-{attempt}") == job_id).then_some((id, call, attempt))
+}
+
 /// Type and message of an error told as text.
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
@@ -163,6 +194,9 @@ fn split(text: &str) -> (&str, &str) {
 /// field `token`; or with a signature of the body, `X-Durable-Signature: t=SECONDS,v1=HEX`, the
 /// HMAC-SHA256 of `SECONDS.BODY`, at most five minutes old; or with an access token of role
 /// worker. Without a secret on the server, reports are taken from the same machine.
+///
+/// A report that comes before its job is noted counts if the job is named after its attempt, as
+/// those of HttpExecutor are; for another one it is answered with 503 and Retry-After.
 #[utoipa::path(post, path = "/webhook/complete", operation_id = "report_job",
     tag = "webhook", request_body = Report,
     params(("X-Durable-Signature" = Option<String>, Header,
@@ -187,9 +221,23 @@ pub(crate) async fn complete(
     let taken = server
         .run(move |_, engine| {
             let outcome = report.outcome()?;
-            let (id, call) = report.call(engine)?;
+            let (id, call, attempt) = match report.call(engine)? {
+                Found::Call(id, call) => (id, call, None),
+                Found::Attempt(id, call, attempt) => (id, call, Some(attempt)),
+                // Whoever has its token or the secret was given the job by somebody who asked
+                // for it: what is not known yet soon will be.
+                Found::Nothing if caller.is_of_secret() => return Err(not_yet()),
+                Found::Nothing => {
+                    return Err(Error::not_found("there is no call with this job_id"));
+                }
+            };
             if let Permit::Caller(caller) = &caller {
                 Server::visible(engine, caller, id)?;
+            }
+            if let Some(attempt) = attempt
+                && let Some(detail) = refuse_attempt(engine, id, call, attempt)?
+            {
+                return Ok(Taken::refused(id, call, detail));
             }
             let (applied, detail) = match engine.complete_call(id, call, outcome) {
                 Ok(()) => (true, None),
@@ -203,6 +251,27 @@ pub(crate) async fn complete(
         })
         .await?;
     Ok(json(StatusCode::OK, &taken))
+}
+
+fn not_yet() -> Error {
+    Error::unavailable("no call has this job_id yet: report it again soon")
+}
+
+/// Why a report about an attempt of which no job is noted does not count.
+fn refuse_attempt(
+    engine: &Engine,
+    id: ExecutionId,
+    call: CallId,
+    attempt: u32,
+) -> durable_core::Result<Option<String>> {
+    engine.execution(id)?;
+    let calls = engine.store().calls(id)?;
+    let known = calls.iter().find(|known| known.id == call && !known.is_timer);
+    let known =
+        known.ok_or_else(|| Error::not_found(format!("execution {id} has no call {call}")))?;
+    Ok((known.attempt != attempt).then(|| {
+        format!("it is of attempt {attempt} of call {call}, and attempt {} counts", known.attempt)
+    }))
 }
 
 /// What an execution never asked for is told from what has ended.
@@ -223,6 +292,13 @@ enum Permit {
     Caller(Caller),
     /// Its sender has to have the token of the call: this one, or the one in the body.
     Token(Option<String>),
+}
+
+impl Permit {
+    /// Whether the sender has shown that he, or who gave him the job, knows the secret.
+    fn is_of_secret(&self) -> bool {
+        matches!(self, Self::Signed | Self::Token(_))
+    }
 }
 
 async fn authorize(server: &Arc<Server>, mut parts: Parts, body: &[u8]) -> Result<Permit, Problem> {
@@ -336,6 +412,16 @@ mod tests {
         {
             signed(nonsense, "{}", 1_000).unwrap_err();
         }
+    }
+
+    #[test]
+    fn a_job_that_is_named_after_its_attempt_tells_it() {
+        let id = ExecutionId::new(1, [0xab; 10]);
+        assert_eq!(attempt_of(&format!("{id}-3-12")), Some((id, 3, 12)));
+        for other in ["", "-", "--", "a-1-1", &format!("{id}-03-1"), &format!("{id}-3-+1")] {
+            assert_eq!(attempt_of(other), None, "{other}");
+        }
+        assert_eq!(attempt_of(&format!("{id}-3-1").to_uppercase()), None);
     }
 
     #[test]

@@ -8,17 +8,13 @@ use axum::{
     response::Response,
 };
 use durable_core::ExecutionId;
-use durable_store::WorkerRecord;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
     Problem, Server, access, access::Looks, extract::Query, json, openapi::Refusals, rates::Client,
-    views::instant,
+    views::WorkerView,
 };
-
-/// A worker that was silent for longer than this is shown as gone.
-const SILENT_MS: i64 = 30_000;
 
 /// How the server is.
 #[derive(Serialize, ToSchema)]
@@ -49,51 +45,6 @@ pub(crate) async fn ready(
     Ok(json(StatusCode::OK, &WELL))
 }
 
-/// A worker process.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Worker)]
-pub(crate) struct WorkerView {
-    /// The name it holds executions under.
-    id: String,
-    /// The machine it runs on, and its process there.
-    host: String,
-    pid: u32,
-    /// The queues it takes from; empty for all.
-    queues: Vec<String>,
-    /// The functions it runs.
-    functions: Vec<String>,
-    /// How many calls it runs at once.
-    concurrency: u32,
-    version: String,
-    #[schema(format = DateTime)]
-    started_at: String,
-    /// When it was last heard of.
-    #[schema(format = DateTime)]
-    seen_at: String,
-    /// Whether that was lately.
-    is_live: bool,
-    /// How many executions it holds.
-    held: u32,
-}
-
-impl WorkerView {
-    fn new(worker: WorkerRecord, now_ms: i64) -> Self {
-        Self {
-            id: worker.owner.as_str().to_owned(),
-            is_live: worker.seen_at_ms > now_ms.saturating_sub(SILENT_MS),
-            host: worker.host,
-            pid: worker.pid,
-            queues: worker.queues,
-            functions: worker.functions,
-            concurrency: worker.concurrency,
-            version: worker.version,
-            started_at: instant(worker.started_at_ms),
-            seen_at: instant(worker.seen_at_ms),
-            held: worker.held,
-        }
-    }
-}
-
 /// The workers that announced themselves.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct WorkerList {
@@ -114,7 +65,7 @@ pub(crate) async fn list(
         .run(|server, engine| {
             let now_ms = server.now_ms(engine);
             let workers = engine.store().workers()?;
-            Ok(workers.into_iter().map(|worker| WorkerView::new(worker, now_ms)).collect())
+            Ok(workers.iter().map(|worker| WorkerView::new(worker, now_ms)).collect())
         })
         .await?;
     Ok(json(StatusCode::OK, &WorkerList { items }))

@@ -99,10 +99,10 @@ fn workers_take_their_queues_and_are_listed_with_what_they_hold() {
     desk.wait_at_gate();
     let listed = desk.durable(&["workers", "--json"]);
     let listed: serde_json::Value = serde_json::from_str(&listed.out).unwrap();
-    assert_eq!(listed["name"], "rack 1");
+    assert_eq!(listed["host"], "rack 1");
     assert_eq!(listed["queues"], serde_json::json!(["gpu", "big"]));
     assert_eq!(listed["functions"], serde_json::json!(["gate", "step"]));
-    assert_eq!((&listed["held"], &listed["is_stale"]), (&1.into(), &false.into()));
+    assert_eq!((&listed["held"], &listed["is_live"]), (&1.into(), &true.into()));
     assert_eq!(listed["id"], desk.show(&gpu)["locked_by"]);
     let shown = desk.durable(&["workers"]).out;
     assert!(shown.contains("rack 1") && shown.contains("gpu, big"), "{shown}");

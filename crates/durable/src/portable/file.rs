@@ -6,10 +6,10 @@ use std::{
 };
 
 use durable_core::{
-    CallId, Error, Event, Execution, ExecutionId, Failure, Outcome, Payload, Program, ProgramId,
-    Recorded, Result, UnixMs, apply, replay, wire,
+    CallId, CallStatus, Error, Event, Execution, ExecutionId, Failure, Outcome, Payload, Program,
+    ProgramId, Recorded, Result, UnixMs, apply, replay, wire,
 };
-use durable_store::{CallRecord, ExecutionRecord, Labels};
+use durable_store::{CallRecord, Control, ExecutionRecord, Labels, Loaded};
 use serde::{Deserialize, Serialize};
 
 /// The version of the form below. Readers know this one and those before it.
@@ -17,6 +17,9 @@ const VERSION: u32 = 1;
 
 /// Largest file that is read.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// Longest name of a job.
+const MAX_JOB_BYTES: usize = 10_000;
 
 /// Instants lie between 1970 and the year 10000.
 const INSTANTS_MS: std::ops::Range<UnixMs> = 0..253_402_300_800_000;
@@ -41,6 +44,27 @@ pub(super) struct File {
     journal: Vec<FileEvent>,
     /// Results from outside that are not in the journal yet.
     inbox: Vec<FileReport>,
+    /// The jobs that executors have made of open calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    jobs: Vec<FileJob>,
+    /// What an operator asks for and nobody has done yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    control: Option<FileControl>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileJob {
+    call: CallId,
+    job_id: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileControl {
+    /// `CANCEL`, `PAUSE` or `RESUME`.
+    request: String,
+    reason: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -99,7 +123,7 @@ impl Portable {
         record: &ExecutionRecord,
         program: &Program,
         journal: Vec<Recorded>,
-        inbox: &[(CallId, Outcome)],
+        loaded: &Loaded,
         calls: &[CallRecord],
     ) -> Self {
         let arrived: BTreeMap<_, _> =
@@ -111,6 +135,10 @@ impl Portable {
                 Outcome::Failed(failure) => (None, Some(failure)),
             };
             FileReport { call: *call, at_ms, result, error }
+        };
+        let job = |call: &CallRecord| {
+            let job_id = call.job_id.clone().filter(|_| call.status == CallStatus::Submitted)?;
+            Some(FileJob { call: call.id, job_id })
         };
         let event = |recorded: &Recorded| {
             let whole = wire::encode_whole(&recorded.event);
@@ -138,7 +166,12 @@ impl Portable {
             },
             inputs: record.inputs.clone(),
             journal: journal.iter().map(event).collect(),
-            inbox: inbox.iter().map(report).collect(),
+            inbox: loaded.inbox.iter().map(report).collect(),
+            jobs: calls.iter().filter_map(job).collect(),
+            control: loaded.control.as_ref().map(|(control, reason)| FileControl {
+                request: control.as_stored().to_owned(),
+                reason: reason.clone(),
+            }),
         };
         Self { file, program: program.clone(), journal }
     }
@@ -204,6 +237,15 @@ impl Portable {
                 )));
             }
         }
+        if let Some(control) = &file.control {
+            Control::from_stored(&control.request)?;
+        }
+        if let Some(job) = file.jobs.iter().find(|job| job.job_id.len() > MAX_JOB_BYTES) {
+            return Err(Error::invalid(format!(
+                "the job of call {} has too long a name",
+                job.call
+            )));
+        }
         Ok(Self { file, program, journal })
     }
 
@@ -245,6 +287,17 @@ impl Portable {
 
     pub(super) fn created_at_ms(&self) -> UnixMs {
         self.file.created_at_ms
+    }
+
+    /// The jobs of open calls.
+    pub(super) fn jobs(&self) -> impl Iterator<Item = (CallId, &str)> {
+        self.file.jobs.iter().map(|job| (job.call, job.job_id.as_str()))
+    }
+
+    /// What an operator asks for, and why.
+    pub(super) fn control(&self) -> Result<Option<(Control, String)>> {
+        let Some(control) = &self.file.control else { return Ok(None) };
+        Ok(Some((Control::from_stored(&control.request)?, control.reason.clone())))
     }
 
     /// Results that are not in the journal yet: call, outcome and when it came.

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use durable_core::{
-    CallId, Draft, Error, Execution, Lease, Outcome, Owner, Recorded, Result, Transition, UnixMs,
-    replay,
+    CallId, Draft, Error, Execution, ExecutionId, Lease, Outcome, Owner, Recorded, Result,
+    Transition, UnixMs, replay,
 };
 use durable_engine::{Clock as _, Engine, SystemClock, whole_journal};
 use durable_store::{MemoryStore, NewExecution, Store, Write, Written};
@@ -12,7 +12,8 @@ use durable_store::{MemoryStore, NewExecution, Store, Write, Written};
 use super::{Portable, file::transitions};
 
 /// Who holds an execution while it is put in. Always the same name, so that another try takes
-/// over at once; and none of a process, so that no engine takes it for one that is gone.
+/// over at once, and [`discard`] may remove it; and none of a process, so that no engine takes it
+/// for one that is gone, and goes on with a part of it.
 const OWNER: &str = "durable-import";
 
 /// How long nobody else may take up an execution that was put in only in part: a hundred years.
@@ -87,6 +88,22 @@ impl Portable {
         put(store, self, &known)?;
         Ok(Imported::Continued(missing))
     }
+}
+
+/// Removes an execution that an import has put in only in part. Whether there was one.
+///
+/// # Errors
+/// `NotFound`; those of the store.
+pub fn discard(engine: &Engine, id: ExecutionId) -> Result<bool> {
+    if engine.execution(id)?.locked_by.as_deref() != Some(OWNER) {
+        return Ok(false);
+    }
+    let now_ms = engine.store().clock_ms().unwrap_or_else(|| SystemClock::default().now_ms());
+    let write = Write::Delete { execution: id, owner: Owner::new(OWNER), now_ms };
+    for answer in engine.store().commit(&[write])? {
+        answer?;
+    }
+    Ok(true)
 }
 
 /// Writes what is missing after `known`.
@@ -223,11 +240,21 @@ impl Putting<'_> {
         let execution = self.state.id;
         if !self.state.status.is_terminal() {
             let lease = self.claimed()?;
+            for (call, job_id) in portable.jobs() {
+                if self.inbox.contains_key(&call) {
+                    continue;
+                }
+                let (lease, job_id) = (lease.clone(), job_id.to_owned());
+                self.writes.push(Write::NoteJob { execution, lease, call, job_id });
+            }
             for (call, outcome, now_ms) in portable.inbox() {
                 if self.inbox.contains_key(&call) {
                     continue;
                 }
                 self.writes.push(Write::Report { execution, call, outcome, now_ms });
+            }
+            if let Some((control, reason)) = portable.control()? {
+                self.writes.push(Write::Request { execution, control, reason });
             }
             let wake_at_ms = self.state.wake_at_ms();
             self.writes.push(Write::Release { execution, lease, wake_at_ms });

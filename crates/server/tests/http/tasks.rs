@@ -184,3 +184,34 @@ fn a_cancelled_execution_takes_its_task_back() {
     ask(&format!("/tasks/{task}/heartbeat"), json!({})).is_problem(409);
     ask(&format!("/tasks/{task}/complete"), json!({ "result": 1 })).is_problem(409);
 }
+
+#[test]
+fn many_tasks_are_claimed_at_once_and_each_once() {
+    let desk = Desk::open();
+    let source = "import asyncio\nawait asyncio.gather(*[f(i) for i in range(60)])";
+    let id = desk.start(source, &["f"]);
+    desk.wait_for(&id, "waiting");
+    let mut given: Vec<Value> = Vec::new();
+    while given.len() < 60 {
+        given.extend(claim(&desk, json!({ "max": 40, "wait_ms": 60_000 })));
+    }
+    let mut numbers: Vec<_> = given.iter().map(|task| task["call_id"].as_u64().unwrap()).collect();
+    numbers.sort_unstable();
+    assert!(numbers.iter().copied().eq(0..60), "{numbers:?}");
+    // All of them are noted, as pages show.
+    let (mut calls, mut cursor): (Vec<Value>, _) = (Vec::new(), json!(0));
+    while !cursor.is_null() {
+        let cursor_text = cursor.to_string().replace('"', "");
+        let path = format!("/executions/{id}/calls?limit=25&cursor={cursor_text}");
+        let page = desk.get(&path).json();
+        calls.extend(page["items"].as_array().unwrap().clone());
+        cursor = page["next_cursor"].clone();
+    }
+    assert_eq!(calls.len(), 60);
+    assert!(calls.iter().all(|call| call["status"] == "submitted"), "{calls:?}");
+    for task in &given {
+        let body = json!({ "result": task["call_id"] });
+        assert_eq!(report(&desk, task, "complete", body).json()["applied"], true);
+    }
+    assert_eq!(output(&desk, &id), json!((0..60).collect::<Vec<_>>()));
+}

@@ -127,6 +127,33 @@ fn with_a_secret_the_sender_has_to_know_it() {
 }
 
 #[test]
+fn a_report_that_comes_before_its_job_is_noted_is_not_lost() {
+    let desk = signed();
+    let id = desk.start("await f()", &["f"]);
+    desk.wait_for(&id, "waiting");
+    let report = |job: &str, token: &str| {
+        let body = json!({ "job_id": job, "result": 1 });
+        desk.ask("POST", "/webhook/complete").token(token).json(&body).send()
+    };
+    let job = format!("{id}-0-1");
+    report(&job, &sign("webhook:other")).is_problem(401);
+    let other_attempt = format!("{id}-0-2");
+    let told = report(&other_attempt, &sign(&format!("webhook:{other_attempt}"))).json();
+    assert_eq!(told["applied"], false, "{told}");
+    let no_call = format!("{id}-7-1");
+    report(&no_call, &sign(&format!("webhook:{no_call}"))).is_problem(404);
+    // Of a job with a name of its own nothing is known yet.
+    let early = report("a job", &sign("webhook:a job"));
+    early.is_problem(503);
+    assert!(early.head.contains("retry-after: 1"), "{early:?}");
+    desk.wait_for(&id, "waiting");
+    let token = sign(&format!("webhook:{job}"));
+    assert_eq!(report(&job, &token).json()["applied"], true);
+    assert_eq!(output(&desk, &id), json!(1));
+    assert_eq!(report(&job, &token).json()["applied"], false, "once");
+}
+
+#[test]
 fn a_signature_holds_for_its_body_and_its_time() {
     let desk = signed();
     let (id, job) = submitted(&desk, "await f()");

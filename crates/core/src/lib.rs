@@ -9,6 +9,7 @@ mod error;
 mod event;
 mod failure;
 mod ids;
+mod inspection;
 mod limits;
 mod payload;
 mod program;
@@ -25,6 +26,7 @@ pub use error::{Error, Result};
 pub use event::{Call, Event, Recorded, Retried};
 pub use failure::{Failure, Outcome};
 pub use ids::{CallId, ExecutionId, Lease, Owner, ProgramId, UnixMs};
+pub use inspection::{Frame, Inspection};
 pub use limits::Limits;
 pub use payload::Payload;
 pub use program::{

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CallId, Error, ExecutionId, Failure, Limits, Outcome, Payload, ProgramId, Result, RetryPolicy,
-    UnixMs,
+    CallId, Error, ExecutionId, Failure, Inspection, Limits, Outcome, Payload, ProgramId, Result,
+    RetryPolicy, UnixMs,
 };
 
 /// A workflow's source with the functions it may call and its limits.
@@ -292,4 +292,15 @@ pub trait Runner: Send + Sync {
 
     /// Drops whatever is held live for an execution.
     fn forget(&self, execution: ExecutionId);
+
+    /// Goes to a state as [`Runner::advance`] does, and tells what can be seen of it. Nothing is
+    /// kept of the state, and what is held live is left alone. Waits for the answer.
+    ///
+    /// # Errors
+    /// [`crate::Error::Conflict`] when the program does not wait there;
+    /// [`crate::Error::Unavailable`] when the runner can't look now.
+    fn inspect(&self, request: Advance) -> crate::Result<Inspection> {
+        let program = request.program.id();
+        Err(Error::invalid(format!("programs of the kind of {program} can't be looked into")))
+    }
 }

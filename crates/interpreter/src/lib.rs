@@ -23,6 +23,7 @@
 
 mod child;
 mod dictionary;
+mod inspect;
 mod live;
 mod memory;
 mod pool;

@@ -9,8 +9,8 @@ use std::{
 
 use durable_core::{
     Advance, AdvanceDone, Advanced, Base, End, Error, ExecutionId, Failure, FunctionOptions,
-    Limits, NewCall, Outcome, Payload, Position, Program, Reached, Request, Result, Runner,
-    StateToken,
+    Inspection, Limits, NewCall, Outcome, Payload, Position, Program, Reached, Request, Result,
+    Runner, StateToken,
 };
 use parking_lot::Mutex;
 
@@ -146,6 +146,32 @@ impl Pool {
         Ok(Self { shared, scheduler, keeper: Some(keeper) })
     }
 
+    /// Has a worker do what moves no execution, and waits for its answer.
+    fn ask<T: Send + 'static>(
+        &self,
+        program: Arc<Known>,
+        frame: Vec<u8>,
+        limit: Duration,
+        understood: fn(Answer<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let (sender, receiver) = mpsc::channel();
+        let done: Done = Box::new(move |answer| {
+            // The receiver waits below.
+            let _ = sender.send(understood(answer));
+        });
+        self.scheduler.submit(Job {
+            frame,
+            program,
+            dictionary: None,
+            execution: None,
+            is_live: false,
+            limit,
+            is_suspect: false,
+            done,
+        });
+        receiver.recv().unwrap_or_else(|_| Err(Error::internal("a question was dropped")))
+    }
+
     /// The ids of the worker processes that run now; none with [`Isolation::Thread`].
     pub fn worker_process_ids(&self) -> Vec<u32> {
         self.scheduler.process_ids()
@@ -185,24 +211,22 @@ impl Runner for Pool {
         }
         let known = self.shared.programs.lock().get(&Arc::new(program.clone()));
         let frame = encode(&ToWorker::Validate { key: known.key })?;
-        let (sender, receiver) = mpsc::channel();
-        let done: Done = Box::new(move |answer| {
-            // The receiver waits below.
-            let _ = sender.send(checked(answer));
-        });
-        self.scheduler.submit(Job {
-            frame,
-            program: known,
+        self.ask(known, frame, CHECK_LIMIT, checked)
+    }
+
+    fn inspect(&self, request: Advance) -> Result<Inspection> {
+        let known = self.shared.programs.lock().get(&request.program);
+        let base = self.shared.base(&request, None).map_err(Error::invalid)?;
+        let frame = encode(&ToWorker::Inspect(WireAdvance {
+            execution: request.execution.as_u128(),
+            program: known.key,
             dictionary: None,
-            execution: None,
-            is_live: false,
-            limit: CHECK_LIMIT,
-            is_suspect: false,
-            done,
-        });
-        receiver
-            .recv()
-            .unwrap_or_else(|_| Err(Error::internal("the check of a program was dropped")))
+            base,
+            groups: request.groups.iter().map(group).collect(),
+            next: token(request.next),
+        }))?;
+        let limit = time_limit(&request, &known.program.definition().limits);
+        self.ask(known, frame, limit, seen)
     }
 
     fn forget(&self, execution: ExecutionId) {
@@ -224,10 +248,31 @@ fn checked(answer: Answer<'_>) -> Result<()> {
         Answer::Killed(Death::StackOverflow) => refuse("an expression is nested too deeply"),
         Answer::Killed(Death::Crash(why) | Death::Unknown(why)) => refuse(&why),
         Answer::Lost(why) => Err(Error::unavailable(why)),
-        Answer::Advanced(_) | Answer::NotLive => {
-            Err(Error::internal("a worker answered another question"))
-        }
+        Answer::Advanced(_) | Answer::Inspected(_) | Answer::NotLive => Err(misunderstood()),
     }
+}
+
+fn seen(answer: Answer<'_>) -> Result<Inspection> {
+    let refuse = |why: &str| Err(Error::conflict(format!("the program can't be shown: {why}")));
+    match answer {
+        Answer::Inspected(Ok(json)) => serde_json::from_str(&json)
+            .map_err(|error| Error::internal(format!("what a worker saw can't be read: {error}"))),
+        Answer::Inspected(Err(why)) | Answer::Lost(why) => refuse(&why),
+        Answer::TimedOut => refuse("it takes too long to get there"),
+        Answer::Killed(_) => refuse("it crashes the interpreter before"),
+        Answer::Advanced(_) | Answer::Validated(_) | Answer::NotLive => Err(misunderstood()),
+    }
+}
+
+fn misunderstood() -> Error {
+    Error::internal("a worker answered another question")
+}
+
+/// How long a worker may take for a request.
+fn time_limit(request: &Advance, limits: &Limits) -> Duration {
+    let turns = request.groups.len() + usize::from(matches!(request.base, Base::Start { .. }));
+    let turns_ms = limits.max_advance_ms.saturating_mul(turns.max(1) as u64);
+    Duration::from_millis(turns_ms).saturating_add(GRACE)
 }
 
 /// A request that is answered without a worker.
@@ -257,9 +302,7 @@ impl Shared {
             Ok(frame) => frame,
             Err(error) => return Err(Box::new((done, Advanced::Lost(error.to_string())))),
         };
-        let turns = request.groups.len() + usize::from(matches!(request.base, Base::Start { .. }));
-        let limits = &known.program.definition().limits;
-        let turns_ms = limits.max_advance_ms.saturating_mul(turns.max(1) as u64);
+        let limit = time_limit(request, &known.program.definition().limits);
         let context = Context {
             shared: Arc::clone(self),
             state: StateOf { execution: request.execution, version: request.next.version },
@@ -273,7 +316,7 @@ impl Shared {
             dictionary,
             execution: Some(request.execution.as_u128()),
             is_live: matches!(request.base, Base::Live(_)),
-            limit: Duration::from_millis(turns_ms).saturating_add(GRACE),
+            limit,
             is_suspect: false,
             done: Box::new(move |answer| done(context.advanced(answer))),
         })
@@ -342,7 +385,9 @@ impl Context {
             Answer::TimedOut => stopped(session::time_limit(limits)),
             Answer::Killed(death) => stopped(killed(death, limits)),
             Answer::Lost(why) => Advanced::Lost(why),
-            Answer::Validated(_) => Advanced::Lost("a worker answered another question".to_owned()),
+            Answer::Validated(_) | Answer::Inspected(_) => {
+                Advanced::Lost("a worker answered another question".to_owned())
+            }
         }
     }
 

@@ -42,7 +42,12 @@ impl LoadedProgram {
         if range.filename != SCRIPT_NAME {
             return Position { line: 1, column: 1 };
         }
-        self.lines.position(&self.definition.source, range.start as usize)
+        self.position_at(range.start as usize)
+    }
+
+    /// Line and column of a byte offset.
+    pub(crate) fn position_at(&self, offset: usize) -> Position {
+        self.lines.position(&self.definition.source, offset)
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! A frame is a little-endian `u32` length and that many bytes of postcard. The parent sends
 //! [`ToWorker`] frames; the worker says [`FromWorker::Hello`] once and then answers every
-//! [`ToWorker::Advance`] and [`ToWorker::Validate`] with one frame, in order. The other frames
-//! are not answered.
+//! [`ToWorker::Advance`], [`ToWorker::Validate`] and [`ToWorker::Inspect`] with one frame, in order.
+//! The other frames are not answered.
 //!
 //! These types mirror those of `durable-core` because postcard is not self-describing: it
 //! can't carry types that skip fields.
@@ -13,7 +13,7 @@ use std::io::{self, Read};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Grows with every change of the types in this file.
-pub(crate) const PROTOCOL_VERSION: u32 = 1;
+pub(crate) const PROTOCOL_VERSION: u32 = 2;
 
 /// No frame is larger. Payloads, snapshots and sources have limits of their own well below.
 pub(crate) const MAX_FRAME_BYTES: usize = 1 << 30;
@@ -70,6 +70,9 @@ pub(crate) enum ToWorker<'a> {
     Advance(WireAdvance<'a>),
     /// Check a program.
     Validate { key: ProgramKey },
+    /// Run, and tell what can be seen then instead of keeping it.
+    #[serde(borrow)]
+    Inspect(WireAdvance<'a>),
 }
 
 /// One advance; see `durable_core::Advance`.
@@ -135,6 +138,8 @@ pub(crate) enum FromWorker<'a> {
     },
     /// The answer to [`ToWorker::Validate`]: the problems found, as one text.
     Validated(Result<(), String>),
+    /// The answer to [`ToWorker::Inspect`]: a `durable_core::Inspection` as JSON, or a sentence.
+    Inspected(Result<String, String>),
 }
 
 /// See `durable_core::Advanced`.

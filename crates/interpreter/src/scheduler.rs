@@ -48,6 +48,7 @@ const RESTART_WAIT: Duration = Duration::from_secs(1);
 pub(crate) enum Answer<'a> {
     Advanced(WireAnswer<'a>),
     Validated(Result<(), String>),
+    Inspected(Result<String, String>),
     /// The live state is gone.
     NotLive,
     /// It ran too long and was stopped.
@@ -514,6 +515,7 @@ impl Events {
                 self.answer(Answer::Advanced(answer), &evicted)
             }
             FromWorker::Validated(found) => self.answer(Answer::Validated(found), &[]),
+            FromWorker::Inspected(seen) => self.answer(Answer::Inspected(seen), &[]),
         }
     }
 

@@ -86,6 +86,10 @@ impl Worker {
                 let found = self.validate(key);
                 return protocol::encode_frame(&FromWorker::Validated(found)).map(Some);
             }
+            ToWorker::Inspect(advance) => {
+                let seen = self.inspect(&advance);
+                return protocol::encode_frame(&FromWorker::Inspected(seen)).map(Some);
+            }
         }
         Ok(None)
     }
@@ -98,6 +102,27 @@ impl Worker {
         let found = catch_unwind(AssertUnwindSafe(|| validate::check(&program.definition)));
         self.memory.end();
         found.unwrap_or_else(|panic| Err(format!("the program can't be checked: {}", text(panic))))
+    }
+
+    fn inspect(&mut self, advance: &WireAdvance<'_>) -> Result<String, String> {
+        let Some(mut program) = self.programs.remove(&advance.program) else {
+            return Err("the program is unknown".to_owned());
+        };
+        self.memory.begin(0, &program.definition.limits);
+        let has_limit = self.memory.is_counted();
+        let seen = catch_unwind(AssertUnwindSafe(|| {
+            match run(&mut program, None, advance, has_limit).1.halt {
+                Halt::Waiting(waiting) => waiting.inspect(&program),
+                Halt::Completed(_) => Err("the program has ended there".to_owned()),
+                Halt::Failed(failure) => {
+                    Err(format!("the program fails before: {}", failure.message))
+                }
+            }
+        }));
+        self.memory.end();
+        self.programs.insert(advance.program, program);
+        let seen = seen.unwrap_or_else(|panic| Err(text(panic)))?;
+        serde_json::to_string(&seen).map_err(|error| error.to_string())
     }
 
     fn advance(&mut self, advance: &WireAdvance<'_>) -> std::io::Result<Vec<u8>> {

@@ -440,3 +440,66 @@ fn a_program_is_checked_by_a_worker() {
         assert!(refused.contains("max_source_bytes is 5"), "{refused}");
     });
 }
+
+#[test]
+fn a_waiting_program_shows_its_stacks_and_variables() {
+    const SOURCE: &str = "\
+import asyncio
+x = 5
+data = {'a': [1, (2, 3)], 'n': float('nan')}
+def scale(k):
+    return k * x
+async def inner(k, name='zoë'):
+    local = [k, scale(k)]
+    def later():
+        return shared + k
+    shared = 3
+    for i in range(2):
+        r = await f(i + k)
+        local.append(r)
+    return later()
+async def main():
+    a = await inner(7)
+    both = await asyncio.gather(inner(1), inner(2, name=who))
+    return both
+await main()
+";
+    both(|pool| {
+        let program = program(SOURCE, &["f"], &["who"], Limits::default());
+        let driver = Driver::new(pool, &program, 1);
+        let show =
+            |groups| driver.inspect(Driver::start_base(r#"{"who": "bob"}"#), groups).unwrap();
+        let first = show(vec![]);
+        let [stack] = &first.stacks[..] else { panic!("{first:?}") };
+        let names: Vec<_> =
+            stack.iter().map(|frame| (frame.function.as_str(), frame.position.line)).collect();
+        assert_eq!(names, [("<module>", 19), ("main", 16), ("inner", 12)]);
+        let of = |frame: usize, name: &str| stack[frame].variables[name].as_str().to_owned();
+        assert_eq!(of(0, "x"), "5");
+        assert_eq!(of(0, "data"), r#"{"a":[1,{"$tuple":[2,3]}],"n":{"$float":"nan"}}"#);
+        assert_eq!(of(0, "who"), r#""bob""#);
+        assert!(of(0, "scale").contains("$py:repr"), "{}", of(0, "scale"));
+        assert_eq!(of(2, "local"), "[7,35]");
+        assert_eq!(
+            (of(2, "i"), of(2, "k"), of(2, "name")),
+            ("0".into(), "7".into(), "\"zoë\"".into())
+        );
+        assert_eq!(of(2, "shared"), "3");
+        assert!(!stack[2].variables.contains_key("r"), "it has no value yet");
+        let later = show(vec![group(vec![(0, ok("1"))]), group(vec![(1, ok("2"))])]);
+        let inner: Vec<_> = later
+            .stacks
+            .iter()
+            .flatten()
+            .filter(|frame| frame.function == "inner")
+            .map(|frame| (frame.variables["k"].as_str(), frame.variables["name"].as_str()))
+            .collect();
+        assert_eq!(inner, [("1", "\"zoë\""), ("2", "\"bob\"")], "{later:?}");
+        let ended = group(vec![(2, ok("0")), (3, ok("0"))]);
+        let groups = vec![group(vec![(0, ok("1"))]), group(vec![(1, ok("2"))]), ended.clone()];
+        let end = group(vec![(4, ok("0")), (5, ok("0"))]);
+        let groups = groups.into_iter().chain([end]).collect();
+        let refused = driver.inspect(Driver::start_base(r#"{"who": "bob"}"#), groups).unwrap_err();
+        assert!(refused.to_string().contains("has ended"), "{refused}");
+    });
+}

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use durable_core::Limits;
+use durable_core::{Inspection, Limits};
 use monty::{FunctionCall, MontyRun, OsCall, RunProgress, SessionRef};
 use monty_types::{
     DateTimeSource, ExcType, ExtFunctionResult, MontyException, MontyObject, NameLookupResult,
@@ -20,6 +20,7 @@ use monty_types::{
 };
 
 use crate::{
+    inspect,
     program::{LoadedProgram, SCRIPT_NAME},
     protocol::{WireCall, WireFailure, WireGroup, WireOutcome, WireRequest},
     value::{self, EncodeError},
@@ -48,6 +49,14 @@ impl Waiting {
         bytes.extend_from_slice(&self.asked.to_le_bytes());
         bytes.extend_from_slice(&dump);
         Ok(bytes)
+    }
+
+    /// What can be seen of it.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(crate) fn inspect(&self, program: &LoadedProgram) -> Result<Inspection, String> {
+        inspect::inspect(program, &self.progress)
     }
 
     /// Restores what [`Waiting::dump`] wrote. The bytes must be authentic.

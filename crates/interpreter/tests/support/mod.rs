@@ -5,8 +5,8 @@ use std::sync::{Arc, mpsc};
 
 use durable_core::{
     Advance, Advanced, Base, Definition, Dictionary, End, ExecutionId, Failure, FunctionOptions,
-    Group, Limits, NewCall, Outcome, Payload, Program, Reached, Request, Runner, Snapshot,
-    StateToken,
+    Group, Inspection, Limits, NewCall, Outcome, Payload, Program, Reached, Request, Runner,
+    Snapshot, StateToken,
 };
 use durable_interpreter::{Isolation, Pool, PoolConfig, SnapshotKey, WorkerCommand};
 
@@ -99,6 +99,10 @@ impl Driver {
         let request = self.request(base, groups);
         self.version += 1;
         run(&self.pool, request)
+    }
+
+    pub fn inspect(&self, base: Base, groups: Vec<Group>) -> durable_core::Result<Inspection> {
+        self.pool.inspect(self.request(base, groups))
     }
 
     pub fn start_base(inputs: &str) -> Base {

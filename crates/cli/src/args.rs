@@ -49,6 +49,9 @@ pub(crate) enum Command {
     Show(Show),
     /// Show the journal of an execution
     Events(Events),
+    /// Look at the places where an execution has waited, and go on from one of them
+    #[command(subcommand)]
+    Checkpoints(Checkpoints),
     /// End an execution: no further call of it is run
     Cancel(Cancel),
     /// Stop advancing an execution; `durable resume` lets it go on
@@ -292,6 +295,59 @@ pub(crate) struct Pause {
     /// Why, for those who look at it later
     #[arg(long, default_value = "paused on the command line")]
     pub(crate) reason: String,
+}
+
+/// Every `await` that asked for something is a checkpoint, also of executions that have ended.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Checkpoints {
+    /// List them, the oldest first
+    List {
+        /// The execution
+        id: String,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show the source, the call stacks and the variables at one of them
+    Show {
+        /// The execution
+        id: String,
+        /// Its number; the last one if not given
+        #[arg(long, value_name = "N")]
+        at: Option<u32>,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what changed between two of them
+    Diff {
+        /// The execution
+        id: String,
+        /// The earlier one
+        from: u32,
+        /// The later one
+        to: u32,
+    },
+    /// Start another execution that goes on from one of them, and print its id
+    Fork {
+        /// The execution
+        id: String,
+        /// Its number; the last one if not given
+        #[arg(long, value_name = "N")]
+        at: Option<u32>,
+        /// What a call comes to that is waited for there; repeatable
+        #[arg(long, value_name = "CALL=JSON")]
+        result: Vec<String>,
+    },
+    /// Cancel the execution if it has not ended, and go on from one of them with another, whose id
+    /// is printed
+    Restore {
+        /// The execution
+        id: String,
+        /// Its number
+        #[arg(long, value_name = "N")]
+        at: u32,
+    },
 }
 
 #[derive(Debug, clap::Args)]

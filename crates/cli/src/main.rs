@@ -1,6 +1,7 @@
 //! `durable`: runs durable workflows from the command line, and looks after them.
 
 mod args;
+mod checkpoints;
 mod database;
 mod doctor;
 mod events;
@@ -56,6 +57,7 @@ fn dispatch(args: Args) -> anyhow::Result<Exit> {
         Command::Serve(command) => serve::serve(url, &command),
         Command::Token(command) => token::token(url, &command),
         Command::Resume(command) => run::resume(url, &command),
+        Command::Checkpoints(command) => checkpoints::checkpoints(url, &command),
         Command::List(command) => list::list(url, &command),
         Command::Show(command) => show::show(url, &command),
         Command::Events(command) => events::events(url, &command),

@@ -113,6 +113,10 @@ pub struct Recorded {
     pub event: Event,
 }
 
+/// A function that every program may call, and that the engine itself answers: `await
+/// __checkpoint__("label")` marks a place, to be found again among the checkpoints.
+pub const CHECKPOINT: &str = "__checkpoint__";
+
 /// A call or timer of an execution: what was asked for and where it stands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Call {
@@ -145,6 +149,17 @@ impl Call {
     /// Whether it is a timer.
     pub fn is_timer(&self) -> bool {
         matches!(self.new.request, Request::Timer { .. })
+    }
+
+    /// For a call of `__checkpoint__`: what the program calls the place.
+    pub fn checkpoint_label(&self) -> Option<String> {
+        match &self.new.request {
+            Request::Function { name, args, .. } if name == CHECKPOINT => {
+                let args: Vec<serde_json::Value> = serde_json::from_str(args.as_str()).ok()?;
+                args.first()?.as_str().map(str::to_owned)
+            }
+            _ => None,
+        }
     }
 
     /// What has to be done for it: run its attempt, or look at it again when it is due.

@@ -30,6 +30,12 @@ impl ExecutionId {
         Self(uuid::Builder::from_unix_timestamp_millis(now_ms.max(0) as u64, &random).into_uuid())
     }
 
+    /// The time it was made at.
+    pub fn made_at_ms(self) -> UnixMs {
+        // The first 48 bits of a UUIDv7.
+        (self.0.as_u128() >> 80) as UnixMs
+    }
+
     /// Its 128 bits.
     pub fn as_u128(self) -> u128 {
         self.0.as_u128()

@@ -23,7 +23,7 @@ pub mod wire;
 pub use apply::apply;
 pub use command::Command;
 pub use error::{Error, Result};
-pub use event::{Call, Event, Recorded, Retried};
+pub use event::{CHECKPOINT, Call, Event, Recorded, Retried};
 pub use failure::{Failure, Outcome};
 pub use ids::{CallId, ExecutionId, Lease, Owner, ProgramId, UnixMs};
 pub use inspection::{Frame, Inspection};

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CallId, Error, ExecutionId, Failure, Inspection, Limits, Outcome, Payload, ProgramId, Result,
-    RetryPolicy, UnixMs,
+    CHECKPOINT, CallId, Error, ExecutionId, Failure, Inspection, Limits, Outcome, Payload,
+    ProgramId, Result, RetryPolicy, UnixMs,
 };
 
 /// A workflow's source with the functions it may call and its limits.
@@ -51,6 +51,13 @@ pub struct FunctionOptions {
     /// Start-to-close time of one attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
+}
+
+impl Definition {
+    /// Whether the program may call a function of this name.
+    pub fn may_call(&self, name: &str) -> bool {
+        name == CHECKPOINT || self.functions.contains_key(name)
+    }
 }
 
 impl Program {

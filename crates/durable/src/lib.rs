@@ -18,6 +18,7 @@
 //! # }
 //! ```
 
+pub mod checkpoints;
 mod key;
 mod location;
 pub mod portable;
@@ -29,8 +30,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use durable_core::{
-    CallStatus, Definition, Error, ExecutionId, Failure, FunctionOptions, Limits, Outcome, Payload,
-    Program, Recorded, Result, RetryPolicy, Status, wire,
+    Call, CallStatus, Definition, Error, ExecutionId, Failure, FunctionOptions, Limits, Outcome,
+    Payload, Program, Recorded, Result, RetryPolicy, Status, wire,
 };
 pub use durable_engine::{
     Announcement, CallRequest, Clock, Config, Duty, Engine, Executor, Start, SystemClock,

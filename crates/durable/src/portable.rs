@@ -13,10 +13,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use durable_core::{Error, ExecutionId, Result, Status, replay};
+use durable_core::{CallId, Error, Execution, ExecutionId, Outcome, Result, Status, replay};
 use durable_engine::{Engine, OwnerProbe as _, ProcessTable};
-use durable_store::{ListFilter, Store, Write};
+use durable_store::{ExecutionRecord, ListFilter, Loaded, Store, Write};
 
+use crate::checkpoints::{self, Checkpoint};
+
+pub(crate) use file::transitions;
 pub use file::{MAX_FILE_BYTES, Portable};
 pub use import::{Imported, discard};
 
@@ -74,6 +77,33 @@ impl Portable {
             }
         }
         Err(Error::conflict(format!("execution {id} goes on while it is read: pause it first")))
+    }
+
+    /// What an execution was at a checkpoint, as another one. `results` are in its inbox.
+    pub(crate) fn fork(
+        engine: &Engine,
+        checkpoint: &Checkpoint,
+        id: ExecutionId,
+        results: &[(CallId, Outcome)],
+    ) -> Result<Self> {
+        let record = engine.execution(checkpoint.execution)?;
+        let program = engine.store().program(&record.program)?.ok_or_else(|| {
+            Error::corrupt(format!("the program of execution {} is missing", record.id))
+        })?;
+        let journal = checkpoints::journal_until(engine, checkpoint)?;
+        let created_at_ms = id.made_at_ms();
+        let loaded = Loaded {
+            execution: Execution::scheduled(id),
+            program: record.program.clone(),
+            inputs: record.inputs.clone(),
+            lease: None,
+            snapshot: None,
+            tail: Vec::new(),
+            inbox: results.to_vec(),
+            control: None,
+        };
+        let record = ExecutionRecord { id, idempotency_key: None, created_at_ms, ..record };
+        Ok(Self::new(&record, &program.program, journal, &loaded, &[]))
     }
 
     /// Writes it down as JSON.

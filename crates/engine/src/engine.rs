@@ -6,8 +6,8 @@ use std::{
 };
 
 use durable_core::{
-    CallId, Definition, Draft, Error, ExecutionId, Lease, Outcome, Owner, Payload, Program, Result,
-    Runner, Status, UnixMs, replay,
+    Advance, Base, CallId, Definition, Draft, Error, ExecutionId, Inspection, Lease, Outcome,
+    Owner, Payload, Program, Result, Runner, StateToken, Status, UnixMs, replay,
 };
 use durable_store::{Control, ExecutionRecord, Labels, NewExecution, Store, Write, Written};
 use parking_lot::{Mutex, RwLock};
@@ -260,7 +260,7 @@ impl Engine {
             let ours = duty.queues.is_empty() || duty.queues.contains(&start.labels.queue);
             let takes = room > 0 && ours && start.idempotency_key.is_none();
             let lease = takes.then(|| (self.shell.owner.clone(), expires_at_ms));
-            let (id, inputs) = (self.new_id(now_ms), start.inputs.clone());
+            let (id, inputs) = (self.id_of(now_ms), start.inputs.clone());
             let new = NewExecution {
                 id,
                 program: program.id().clone(),
@@ -313,7 +313,12 @@ impl Engine {
         Ok(ids.into_iter().map(|(_, started)| started).collect())
     }
 
-    fn new_id(&self, now_ms: UnixMs) -> ExecutionId {
+    /// An id for an execution that is made now.
+    pub fn new_id(&self) -> ExecutionId {
+        self.id_of(self.shell.clock.now_ms())
+    }
+
+    fn id_of(&self, now_ms: UnixMs) -> ExecutionId {
         let (high, low) = (self.shell.random.next_u64(), self.shell.random.next_u64());
         let mut bytes = [0; 10];
         bytes[..8].copy_from_slice(&high.to_le_bytes());
@@ -363,6 +368,39 @@ impl Engine {
     /// `Invalid` with every problem found.
     pub fn validate(&self, program: &Program) -> Result<()> {
         self.shell.runner.validate(program)
+    }
+
+    /// The call stacks and variables of a program as they were after a transition.
+    ///
+    /// The program is run again against its journal up to there; the execution is left alone.
+    ///
+    /// # Errors
+    /// `NotFound`; `Conflict` when the program did not wait after it, or does not get there any
+    /// more; `Invalid` when programs of its kind can't be looked into.
+    pub fn inspect(&self, id: ExecutionId, transition: u64) -> Result<Inspection> {
+        let record = self.execution(id)?;
+        let mut journal = whole_journal(&*self.shell.store, id)?;
+        journal.retain(|recorded| recorded.transition <= transition);
+        let (seed, now_ms) = replay::started(&journal).ok_or_else(|| {
+            Error::conflict(format!("execution {id} had not begun at transition {transition}"))
+        })?;
+        let program = match self.shell.programs.get(&record.program) {
+            Some(known) => known.program().clone(),
+            None => {
+                let stored = self.shell.store.program(&record.program)?;
+                let missing =
+                    || Error::corrupt(format!("the program of execution {id} is missing"));
+                stored.ok_or_else(missing)?.program
+            }
+        };
+        self.shell.runner.inspect(Advance {
+            execution: id,
+            program,
+            dictionary: None,
+            base: Base::Start { inputs: record.inputs, seed, now_ms },
+            groups: replay::groups(&journal),
+            next: StateToken { epoch: 0, version: transition },
+        })
     }
 
     /// Reports what came of a call from outside. Returns when that is durable.

@@ -11,8 +11,8 @@ use std::{
 };
 
 use durable_core::{
-    CallId, Draft, Error, Event, ExecutionId, Outcome, Owner, ProgramId, Result, Runner,
-    Transition, UnixMs, replay,
+    CHECKPOINT, CallId, Draft, Error, Event, ExecutionId, Outcome, Owner, Payload, ProgramId,
+    Result, Runner, Transition, UnixMs, replay,
 };
 use durable_store::{Control, Loaded, Store, WorkerRecord, Write, Written};
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -22,7 +22,7 @@ use crate::{
     clockwork::Alarm,
     committer::{Answer, Committer},
     dispatcher::{Ack, Action, Dispatcher, Input},
-    executor::Executor,
+    executor::{CallRequest, Executor},
     ports::{Clock, OwnerProbe, Random},
     programs::{CachedProgram, Programs},
 };
@@ -246,11 +246,7 @@ impl Shell {
                 // The loader ends only with the engine itself.
                 let _ = self.loads.send(Some(Load { id, full, after_ms }));
             }
-            Action::Submit(calls) => match &*self.executor.read() {
-                Some(executor) => executor.submit(calls),
-                // It was taken away in this very moment: whoever leases them next runs them.
-                None => tracing::debug!(calls = calls.len(), "no executor is attached any more"),
-            },
+            Action::Submit(calls) => self.submit(calls),
             Action::Cancel { id, call, attempt } => {
                 if let Some(executor) = &*self.executor.read() {
                     executor.cancel(id, call, attempt);
@@ -262,6 +258,23 @@ impl Shell {
             Action::GivenBack(due_ms) => self.alarm.given_back(due_ms),
             Action::WakeClockwork => self.alarm.ring(),
             Action::HasRoom => self.alarm.look_at_store(),
+        }
+    }
+
+    fn submit(self: &Arc<Self>, calls: Vec<CallRequest>) {
+        let (marks, calls): (Vec<_>, Vec<_>) =
+            calls.into_iter().partition(|call| call.function == CHECKPOINT);
+        for mark in marks {
+            let outcome = Outcome::Completed(Payload::null());
+            self.finished(mark.execution, mark.call, mark.attempt, outcome);
+        }
+        if calls.is_empty() {
+            return;
+        }
+        match &*self.executor.read() {
+            Some(executor) => executor.submit(calls),
+            // It was taken away in this very moment: whoever leases them next runs them.
+            None => tracing::debug!(calls = calls.len(), "no executor is attached any more"),
         }
     }
 

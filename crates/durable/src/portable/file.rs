@@ -314,7 +314,7 @@ impl Portable {
 }
 
 /// Splits a journal into its transitions.
-pub(super) fn transitions(journal: &[Recorded]) -> impl Iterator<Item = &[Recorded]> {
+pub(crate) fn transitions(journal: &[Recorded]) -> impl Iterator<Item = &[Recorded]> {
     journal.chunk_by(|one, other| one.transition == other.transition)
 }
 

@@ -255,9 +255,9 @@ impl<'p> Runner<'p> {
                 Ok(RunProgress::FunctionCall(call)) => self.function_call(call),
                 Ok(RunProgress::OsCall(call)) => self.os_call(call),
                 Ok(RunProgress::NameLookup(lookup)) => {
-                    let functions = &self.program.definition.functions;
+                    let definition = &self.program.definition;
                     let is_declared =
-                        lookup.object_id().is_none() && functions.contains_key(&lookup.name);
+                        lookup.object_id().is_none() && definition.may_call(&lookup.name);
                     let function =
                         is_declared.then(|| MontyObject::function(lookup.name.clone(), None));
                     lookup.resume(NameLookupResult::from(function), self.printed.writer())
@@ -319,7 +319,7 @@ impl<'p> Runner<'p> {
                 ExcType::AttributeError,
                 Some(format!("no method '{name}': a value from outside carries its data only")),
             ))
-        } else if !self.program.definition.functions.contains_key(name) {
+        } else if !self.program.definition.may_call(name) {
             ExtFunctionResult::NotFound(name.clone())
         } else {
             match request::function(&call, &self.program.definition.limits) {

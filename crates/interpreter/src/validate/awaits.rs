@@ -62,8 +62,8 @@ impl Awaits<'_, '_, '_> {
     fn awaitable(&self, expr: &Expr) -> Option<String> {
         let Expr::Call(call) = expr else { return None };
         if let Expr::Name(name) = call.func.as_ref() {
-            let is_declared = self.definition.functions.contains_key(name.id.as_str())
-                && !self.bindings.is_bound(&name.id);
+            let is_declared =
+                self.definition.may_call(name.id.as_str()) && !self.bindings.is_bound(&name.id);
             let is_coroutine = self.bindings.only(&name.id) == Some(Binding::AsyncFunction);
             if is_declared || is_coroutine {
                 return Some(name.id.to_string());

@@ -37,7 +37,7 @@ struct Names<'r, 's, 'b> {
 impl Names<'_, '_, '_> {
     fn is_known(&mut self, name: &str) -> bool {
         self.bindings.is_bound(name)
-            || self.definition.functions.contains_key(name)
+            || self.definition.may_call(name)
             || self.definition.inputs.iter().any(|input| input == name)
             || (name.starts_with("__") && name.ends_with("__"))
             || *self.builtins.entry(name.to_owned()).or_insert_with(|| is_builtin(name))

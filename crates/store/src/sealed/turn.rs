@@ -137,7 +137,12 @@ impl Turn<'_> {
             Event::ExecutionCompleted { output } => self.payload(output, OUTPUT),
             Event::ExecutionFailed { failure } => self.failure(failure, ERROR),
             Event::ExecutionRetried(retried) => self.retried(retried),
+            Event::AgentResponded { metadata: Some(metadata), .. } => {
+                self.payload(metadata, &format!("event {sequence}, agent_metadata"))
+            }
             Event::ExecutionStarted { .. }
+            | Event::AgentInvoked { .. }
+            | Event::AgentResponded { .. }
             | Event::TimerStarted(_)
             | Event::TimerFired { .. }
             | Event::ExecutionPaused { .. }

@@ -298,8 +298,8 @@ steps:
     let failure = ended(durable.engine(), id).failure.unwrap();
     assert_eq!(failure.to_string(), "TemplateError: step 'b': this is undefined");
     let shown = failure.traceback.unwrap();
-    assert!(shown.contains("line 5, column 42, in step 'b'"), "{shown}");
-    assert!(shown.ends_with(&format!("\n    {}^^^^^^^^^", " ".repeat(41))), "{shown}");
+    assert!(shown.contains("line 5, column 43, in step 'b'"), "{shown}");
+    assert!(shown.ends_with(&format!("\n    {}^^^^^^^^^", " ".repeat(42))), "{shown}");
 }
 
 #[test]

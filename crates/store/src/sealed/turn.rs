@@ -138,7 +138,7 @@ impl Turn<'_> {
             Event::ExecutionFailed { failure } => self.failure(failure, ERROR),
             Event::ExecutionRetried(retried) => self.retried(retried),
             Event::AgentResponded { metadata: Some(metadata), .. } => {
-                self.payload(metadata, &format!("event {sequence}, agent_metadata"))
+                self.payload(metadata, &metadata_of(sequence))
             }
             Event::ExecutionStarted { .. }
             | Event::AgentInvoked { .. }
@@ -230,6 +230,10 @@ pub(super) fn kwargs_of(call: u32) -> String {
 
 pub(super) fn printed_of(sequence: u64) -> String {
     format!("event {sequence}, printed")
+}
+
+pub(super) fn metadata_of(sequence: u64) -> String {
+    format!("event {sequence}, agent_metadata")
 }
 
 pub(super) fn result_of(call: u32) -> String {

@@ -9,7 +9,7 @@ use super::Workflow;
 use crate::template::{Expression, Root};
 
 /// What a step says that it needs, with the places; nothing if it does not say.
-type Needs = Option<Vec<(String, Range<usize>)>>;
+pub(super) type Needs = Option<Vec<(String, Range<usize>)>>;
 
 /// Connects the steps, and checks everything that they refer to.
 pub(super) fn connect(workflow: &mut Workflow, needs: &[Needs], report: &mut Report<'_>) {

@@ -198,7 +198,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn step(&mut self, node: &Node) -> Option<(Step, Option<Vec<(String, Range<usize>)>>)> {
+    fn step(&mut self, node: &Node) -> Option<(Step, check::Needs)> {
         let known = [
             "name",
             "agent",

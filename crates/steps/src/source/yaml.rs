@@ -1,6 +1,6 @@
 //! YAML: one document of the core schema, without anchors and tags.
 
-use std::{borrow::Cow, ops::Range};
+use std::ops::Range;
 
 use durable_core::report::Problem;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, StrInput};
@@ -140,8 +140,8 @@ fn no_anchors(range: Range<usize>) -> Problem {
 }
 
 /// A scalar without quotes, by YAML's core schema.
-fn plain(text: &Cow<'_, str>, range: &Range<usize>) -> Result<Tree, Problem> {
-    let tree = match &**text {
+fn plain(text: &str, range: &Range<usize>) -> Result<Tree, Problem> {
+    let tree = match text {
         "" | "~" | "null" | "Null" | "NULL" => Tree::Null,
         "true" | "True" | "TRUE" => Tree::Bool(true),
         "false" | "False" | "FALSE" => Tree::Bool(false),

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use durable_core::{
-    Advance, AdvanceDone, ExecutionId, Payload, Program, Result, Runner, seal::SnapshotKey,
+    Advance, AdvanceDone, ExecutionId, Inspection, Payload, Program, Result, Runner,
+    seal::SnapshotKey,
 };
 use durable_interpreter::Pool;
 use durable_steps::Steps;
@@ -46,6 +47,11 @@ impl Runner for ByLanguage {
 
     fn validate_inputs(&self, program: &Program, inputs: &Payload) -> Result<()> {
         self.of(program).validate_inputs(program, inputs)
+    }
+
+    fn inspect(&self, request: Advance) -> Result<Inspection> {
+        let program = Arc::clone(&request.program);
+        self.of(&program).inspect(request)
     }
 
     fn forget(&self, execution: ExecutionId) {

@@ -9,7 +9,8 @@ use std::{
 };
 
 use durable_core::{
-    CallId, Failure, FunctionOptions, Limits, NewCall, Outcome, Payload, Request, report::LineIndex,
+    CallId, Failure, Frame, FunctionOptions, Inspection, Limits, NewCall, Outcome, Payload,
+    Request, report::LineIndex,
 };
 use minijinja::Value;
 
@@ -248,6 +249,24 @@ impl Run {
     /// Whether a call is open.
     pub(crate) fn has_open(&self, call: CallId) -> bool {
         self.open.contains_key(&call)
+    }
+
+    /// The steps whose calls are open, with what each of them may refer to.
+    pub(crate) fn inspect(&self, compiled: &Compiled) -> Inspection {
+        let steps = &compiled.workflow.steps;
+        let mut known = BTreeMap::from([("inputs".to_owned(), self.inputs.json.clone())]);
+        for (step, progress) in steps.iter().zip(&self.steps) {
+            if let Progress::Done(output) = progress {
+                known.insert(format!("steps.{}", step.name), output.json.clone());
+            }
+        }
+        let open: BTreeSet<_> = self.open.values().copied().collect();
+        let stack = |index: usize| {
+            let Step { name, position, .. } = &steps[index];
+            let (function, position) = (name.clone(), *position);
+            vec![Frame { function, position, variables: known.clone() }]
+        };
+        Inspection { stacks: open.into_iter().map(stack).collect() }
     }
 
     /// Takes results in and asks for the calls of the steps that are ready then.

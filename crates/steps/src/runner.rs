@@ -8,8 +8,8 @@ use std::{
 };
 
 use durable_core::{
-    Advance, AdvanceDone, Advanced, Base, End, Error, ExecutionId, Group, Payload, Program,
-    ProgramId, Reached, Result, Runner, Snapshot, StateToken,
+    Advance, AdvanceDone, Advanced, Base, End, Error, ExecutionId, Group, Inspection, Payload,
+    Program, ProgramId, Reached, Result, Runner, Snapshot, StateToken,
     seal::{SnapshotKey, StateOf},
 };
 use parking_lot::Mutex;
@@ -164,6 +164,27 @@ impl Runner for Steps {
     fn validate_inputs(&self, program: &Program, inputs: &Payload) -> Result<()> {
         let compiled = self.shared.compiled(program)?;
         compiled.inputs(inputs.as_str()).map(drop).map_err(Error::invalid)
+    }
+
+    fn inspect(&self, request: Advance) -> Result<Inspection> {
+        let program = Arc::clone(&request.program);
+        let compiled = self.shared.compiled(&program)?;
+        let Base::Start { inputs, .. } = &request.base else {
+            return Err(Error::invalid("a step workflow is looked into from its start"));
+        };
+        let inputs = compiled.inputs(inputs.as_str()).map_err(Error::conflict)?;
+        let mut run = Run::new(&compiled, inputs);
+        let mut ignored = String::new();
+        let (_, mut reach) = run.advance(&compiled, &[], &mut ignored);
+        for Group { results, .. } in &request.groups {
+            (_, reach) = run.advance(&compiled, results, &mut ignored);
+        }
+        match reach {
+            Reach::Waits => Ok(run.inspect(&compiled)),
+            Reach::Ended(_) | Reach::Failed(_) => {
+                Err(Error::conflict("the workflow does not wait there: it has ended"))
+            }
+        }
     }
 
     fn forget(&self, execution: ExecutionId) {

@@ -1,8 +1,9 @@
-//! The workloads W1 to W5 through the Rust API: one JSON line each, beside the disk's floor.
+//! The workloads W1 to W6 through the Rust API: one JSON line each, beside the disk's floor.
 //!
 //! W1: one workflow, 1,000 steps in a row. W2: 1,000 workflows, each 3 parallel steps and then 1.
 //! W3: one workflow, 1,000 parallel steps. W4: start to result of a one-step workflow.
-//! W5: 10,000 suspended workflows. SQLite with synchronous=FULL, interpreter in worker processes.
+//! W5: 10,000 suspended workflows. W6: one step workflow, 1,000 steps, 100 of them side by side.
+//! SQLite with synchronous=FULL, interpreter in worker processes.
 //!
 //! `--db postgresql://…` or `--db mysql://…` measures the same on a server, each in a place of its
 //! own, and with it W2 shared by two worker processes and the statements a second of four idle ones.

@@ -1,4 +1,4 @@
-//! W1 to W5.
+//! W1 to W6.
 
 use std::{
     fs,
@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use durable::{Durable, ExecutionId, FunctionError, Isolation, Workflow};
+use durable::{Durable, ExecutionId, FunctionError, Isolation, Language, Workflow};
 
 use crate::{
     measure::{Settings, all_rounded, emit, median, percentile, rounded},
@@ -55,6 +55,10 @@ impl Bench {
         let durable = Durable::builder(&place.url())
             .isolation(isolation)
             .function("step", |(i,): (i64,)| async move { Ok::<_, FunctionError>(i + 1) })
+            .function("agent:step", |(given,): (serde_json::Value,)| async move {
+                let n = given["n"].as_i64().unwrap_or_default();
+                Ok::<_, FunctionError>(serde_json::json!({ "n": n + 1 }))
+            })
             .open()?;
         let bench = Self { durable, place };
         // Workers start, pages are mapped: that is not what is measured.
@@ -66,8 +70,14 @@ impl Bench {
 
 pub(crate) fn run(settings: &Settings) -> Result<()> {
     type Workload = fn(&Settings, &str) -> Result<()>;
-    let workloads: [(&str, Workload); 5] =
-        [("W1", sequence), ("W2", fan), ("W3", wide), ("W4", latency), ("W5", suspended)];
+    let workloads: [(&str, Workload); 6] = [
+        ("W1", sequence),
+        ("W2", fan),
+        ("W3", wide),
+        ("W4", latency),
+        ("W5", suspended),
+        ("W6", steps),
+    ];
     let isolation = if settings.thread { "thread" } else { "process" };
     let peer = format!("durable-monty rust {isolation}{}", settings.server());
     for (name, workload) in workloads {
@@ -143,6 +153,54 @@ fn fan(settings: &Settings, peer: &str) -> Result<()> {
 
 fn wide(settings: &Settings, peer: &str) -> Result<()> {
     one_execution(settings, peer, "W3", WIDE)
+}
+
+/// How many steps of W6 can run side by side.
+const WIDTH: usize = 100;
+
+/// Layers of steps, of which each needs one of the layer before it, and a last one that needs all
+/// of the last layer.
+fn layers(steps: usize) -> String {
+    let mut text = "id: layers\nsteps:\n".to_owned();
+    let layered = steps - 1;
+    for step in 0..layered {
+        let (needs, n) = match step.checked_sub(WIDTH) {
+            None => (String::new(), step.to_string()),
+            Some(above) => (format!("s{above}"), format!("'{{{{ steps.s{above}.n }}}}'")),
+        };
+        text +=
+            &format!("  - {{name: s{step}, agent: step, needs: [{needs}], input: {{n: {n}}}}}\n");
+    }
+    let last: Vec<_> =
+        (layered.saturating_sub(WIDTH)..layered).map(|step| format!("s{step}")).collect();
+    text + &format!(
+        "  - {{name: last, agent: step, needs: [{}], input: {{n: 0}}}}\n",
+        last.join(", ")
+    )
+}
+
+/// One step workflow of `n` steps, 100 wide.
+fn steps(settings: &Settings, peer: &str) -> Result<()> {
+    let n = settings.scaled(1_000).max(WIDTH + 1);
+    let source = layers(n);
+    let seconds = timed(settings, |bench| {
+        let id = bench.durable.start(&Workflow::steps(Language::Yaml, &source))?;
+        let output: serde_json::Value = bench.durable.result(id)?;
+        ensure!(output["last"]["n"] == 1 && output.as_object().is_some_and(|all| all.len() == n));
+        Ok(())
+    })?;
+    let s = median(&seconds);
+    emit(
+        peer,
+        "W6",
+        &[
+            ("n", n.into()),
+            ("seconds", rounded(s)),
+            ("steps_per_s", rounded(n as f64 / s)),
+            ("runs", all_rounded(&seconds)),
+        ],
+    );
+    Ok(())
 }
 
 fn latency(settings: &Settings, peer: &str) -> Result<()> {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Result;
-use durable::{Config, Definition, Error, Limits, Location, PullQueue, Start, Status};
+use durable::{Config, Definition, Error, Language, Limits, Location, PullQueue, Start, Status};
 use durable_executors::{Subprocess, SubprocessConfig};
 use serde::Serialize;
 
@@ -147,6 +147,7 @@ fn workers(isolation: args::IsolationName) -> Found {
         let engine = database::open_to_run("memory:", isolation.isolation(), Config::default())?;
         engine.attach(Arc::new(PullQueue::default()))?;
         let id = engine.start(Start::new(Definition {
+            language: Language::Python,
             source: "1 + 1".into(),
             functions: std::collections::BTreeMap::new(),
             inputs: Vec::new(),

@@ -6,7 +6,9 @@ use std::{
     sync::Arc,
 };
 
-use durable::{Error, ExecutionId, Executor, FunctionOptions, Program, PullQueue, Result};
+use durable::{
+    Error, ExecutionId, Executor, FunctionOptions, Outline, Program, PullQueue, Request, Result,
+};
 use durable_executors::{Serve, Subprocess, SubprocessConfig};
 
 use crate::args;
@@ -51,18 +53,34 @@ impl Functions {
         functions
     }
 
+    /// The agents there are, by name.
+    fn agents(&self) -> BTreeMap<String, FunctionOptions> {
+        let agents = self.all().into_iter().filter_map(|(name, options)| {
+            let name = Request::agent_of(&name)?.to_owned();
+            Some((name, FunctionOptions { target: None, ..options }))
+        });
+        agents.collect()
+    }
+
+    /// The agents of a step workflow; all there are when it asks for one that is not there, so
+    /// that the nearest of them can be named.
+    pub(crate) fn agents_of(&self, outline: &Outline) -> BTreeMap<String, FunctionOptions> {
+        let mut agents = self.agents();
+        if outline.agents.iter().all(|name| agents.contains_key(name)) {
+            agents.retain(|name, _| outline.agents.contains(name));
+        }
+        agents
+    }
+
     /// Checks that everything a program may call is there.
     ///
     /// # Errors
     /// `Invalid` that names what is missing.
     pub(crate) fn check(&self, program: &Program) -> Result<()> {
         let there = self.all();
-        let declared = &program.definition().functions;
-        let target = |(name, options): (&String, &FunctionOptions)| {
-            options.target.clone().unwrap_or_else(|| name.clone())
-        };
-        let missing: Vec<_> =
-            declared.iter().map(target).filter(|name| !there.contains_key(name)).collect();
+        let definition = program.definition();
+        let targets = definition.functions.keys().map(|name| definition.target_of(name));
+        let missing: Vec<_> = targets.filter(|name| !there.contains_key(name)).collect();
         if missing.is_empty() {
             return Ok(());
         }

@@ -109,6 +109,8 @@ impl Progress {
                     | Event::TimerFired { .. } => self.counts.done += 1,
                     Event::Printed { text } if show_printed => self.pass_on(text),
                     Event::ExecutionStarted { .. }
+                    | Event::AgentInvoked { .. }
+                    | Event::AgentResponded { .. }
                     | Event::CallRetrying { .. }
                     | Event::Printed { .. }
                     | Event::ExecutionPaused { .. }

@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use durable::{
-    Clock as _, Config, Definition, Engine, Error, ExecutionId, ExecutionRecord, Limits, Location,
-    Payload, Program, Start, Status, SystemClock,
+    Clock as _, Config, Definition, Engine, Error, ExecutionId, ExecutionRecord, Language, Limits,
+    Location, Outline, Payload, Program, Start, Status, SystemClock,
 };
 use serde_json::Value;
 
@@ -61,8 +61,17 @@ fn read_start(workflow: &args::Workflow, functions: &Functions) -> Result<Start>
     let source =
         std::fs::read_to_string(&workflow.file).with_context(|| format!("can't read {shown}"))?;
     let inputs = inputs::gather(workflow.inputs_file.as_deref(), &workflow.inputs)?;
+    let language = Language::of_file(&shown.to_string());
+    let outline = match language {
+        Language::Python => Outline::default(),
+        Language::Yaml | Language::Toml | Language::Json => Outline::of(language, &source),
+    };
     let definition = Definition {
-        functions: functions.mentioned_in(&source),
+        language,
+        functions: match language {
+            Language::Python => functions.mentioned_in(&source),
+            Language::Yaml | Language::Toml | Language::Json => functions.agents_of(&outline),
+        },
         source,
         inputs: inputs.keys().cloned().collect(),
         limits: Limits::default(),
@@ -70,7 +79,7 @@ fn read_start(workflow: &args::Workflow, functions: &Functions) -> Result<Start>
     Ok(Start {
         program: Arc::new(Program::new(definition)),
         inputs: Payload::from_value(&Value::Object(inputs)),
-        workflow_id: workflow.name.clone().unwrap_or_else(|| stem(&workflow.file)),
+        workflow_id: workflow.name.clone().or(outline.id).unwrap_or_else(|| stem(&workflow.file)),
         labels: workflow.labels(),
         idempotency_key: workflow.key.clone(),
     })

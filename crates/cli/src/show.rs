@@ -33,11 +33,13 @@ fn plain(record: &ExecutionRecord, calls: &[CallRecord]) -> String {
     let mut text = head(record);
     if !calls.is_empty() {
         let rows: Vec<_> = calls.iter().map(row).collect();
+        let heads = if calls.iter().any(|call| call.agent().is_some()) {
+            ["CALL", "LINE", "STEP", "INPUT", "STATUS", "ATTEMPTS", "CAME TO"]
+        } else {
+            ["CALL", "LINE", "FUNCTION", "ARGUMENTS", "STATUS", "ATTEMPTS", "CAME TO"]
+        };
         text.push('\n');
-        text += &text::table(
-            &["CALL", "LINE", "FUNCTION", "ARGUMENTS", "STATUS", "ATTEMPTS", "CAME TO"],
-            &rows,
-        );
+        text += &text::table(&heads, &rows);
     }
     if let Some(failure) = failure(record, calls) {
         text.push('\n');
@@ -89,7 +91,10 @@ fn row(call: &CallRecord) -> Vec<String> {
     vec![
         call.id.to_string(),
         call.position.line.to_string(),
-        short(&call.name, 32),
+        match call.agent() {
+            Some(agent) if agent != call.name => short(&format!("{} ({agent})", call.name), 48),
+            _ => short(&call.name, 32),
+        },
         arguments(call),
         call.status.to_string(),
         if call.is_timer { String::new() } else { call.attempt.to_string() },
@@ -128,10 +133,14 @@ pub(crate) fn failure(record: &ExecutionRecord, calls: &[CallRecord]) -> Option<
             1 => String::new(),
             attempts => format!(", after {attempts} attempts"),
         };
+        let what = match call.agent() {
+            Some(agent) => format!("step '{}' with agent '{agent}'", call.name),
+            None => format!("{}()", call.name),
+        };
         let _ = writeln!(
             text,
-            "\nwhich came from call {} of {}() in line {}{attempts}:",
-            call.id, call.name, call.position.line
+            "\nwhich came from call {} of {what} in line {}{attempts}:",
+            call.id, call.position.line
         );
         text += &indent(cause.traceback.as_deref().unwrap_or(&cause.to_string()));
     }

@@ -17,6 +17,26 @@ pub enum Event {
     CallRequested(Call),
     /// The program asked to be woken.
     TimerStarted(Call),
+    /// An attempt of a step's agent is about to begin: at once, or when the retry before it is due.
+    AgentInvoked {
+        /// Which call.
+        call: CallId,
+        /// The attempt, from 1.
+        attempt: u32,
+        /// The agent's name.
+        agent: String,
+    },
+    /// A step's agent returned; the result is in the event after this one.
+    AgentResponded {
+        /// Which call.
+        call: CallId,
+        /// The attempt that returned.
+        attempt: u32,
+        /// The agent's name.
+        agent: String,
+        /// A JSON object: what the agent said of itself (its model, what it used, what happened).
+        metadata: Option<Payload>,
+    },
     /// An attempt failed and another will follow.
     CallRetrying {
         /// Which call.
@@ -191,6 +211,8 @@ impl Event {
             Self::ExecutionStarted { .. }
             | Self::CallRequested(_)
             | Self::TimerStarted(_)
+            | Self::AgentInvoked { .. }
+            | Self::AgentResponded { .. }
             | Self::CallRetrying { .. }
             | Self::Printed { .. }
             | Self::ExecutionPaused { .. }

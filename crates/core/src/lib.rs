@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock, draws a random number or starts a task; everything of
 //! that kind arrives as an argument.
 
+mod agent;
 mod apply;
 mod command;
 mod error;
@@ -14,7 +15,9 @@ mod limits;
 mod payload;
 mod program;
 pub mod replay;
+pub mod report;
 mod retry;
+pub mod seal;
 mod state;
 mod status;
 mod transition;
@@ -31,7 +34,7 @@ pub use limits::Limits;
 pub use payload::Payload;
 pub use program::{
     Advance, AdvanceDone, Advanced, Base, Definition, Dictionary, End, FunctionOptions, Group,
-    NewCall, Position, Program, Reached, Request, Runner, Snapshot, StateToken,
+    Language, NewCall, Position, Program, Reached, Request, Runner, Snapshot, StateToken,
 };
 pub use retry::RetryPolicy;
 pub use state::Execution;

@@ -25,9 +25,13 @@ pub struct Program {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Definition {
-    /// Python source text.
+    /// What the source is written in.
+    // Left out for Python, so that programs stored before there was another one keep their ids.
+    #[serde(default, skip_serializing_if = "Language::is_python")]
+    pub language: Language,
+    /// The text as its author wrote it.
     pub source: String,
-    /// The functions it may call, by the name it calls them.
+    /// The functions it may call, by the name it calls them; for a step workflow, its agents.
     pub functions: BTreeMap<String, FunctionOptions>,
     /// Names of the inputs it is started with; they are global variables of the program.
     #[serde(default)]
@@ -35,6 +39,67 @@ pub struct Definition {
     /// Its limits.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// What a program is written in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Language {
+    /// Sandboxed Python.
+    #[default]
+    Python,
+    /// A step workflow in YAML.
+    Yaml,
+    /// A step workflow in TOML.
+    Toml,
+    /// A step workflow in JSON.
+    Json,
+}
+
+impl Language {
+    /// Its lower-case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::Yaml => "yaml",
+            Self::Toml => "toml",
+            Self::Json => "json",
+        }
+    }
+
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// `Invalid` that lists the names there are.
+    pub fn parse(name: &str) -> Result<Self> {
+        let all = [Self::Python, Self::Yaml, Self::Toml, Self::Json];
+        all.into_iter().find(|language| language.as_str() == name).ok_or_else(|| {
+            Error::invalid(format!(
+                "there is no language {name:.50?}: give python, yaml, toml or json"
+            ))
+        })
+    }
+
+    /// The language of a file by the end of its name; Python unless it says something else.
+    ///
+    /// ```
+    /// use durable_core::Language;
+    /// assert_eq!(Language::of_file("flows/daily.yml"), Language::Yaml);
+    /// assert_eq!(Language::of_file("daily.py"), Language::Python);
+    /// ```
+    pub fn of_file(name: &str) -> Self {
+        match name.rsplit_once('.').map(|(_, end)| end.to_ascii_lowercase()).as_deref() {
+            Some("yaml" | "yml") => Self::Yaml,
+            Some("toml") => Self::Toml,
+            Some("json") => Self::Json,
+            _ => Self::Python,
+        }
+    }
+
+    /// Whether programs in it are sandboxed Python, not steps.
+    pub fn is_python(&self) -> bool {
+        *self == Self::Python
+    }
 }
 
 /// How calls of one function are run unless the call itself says otherwise.
@@ -57,6 +122,29 @@ impl Definition {
     /// Whether the program may call a function of this name.
     pub fn may_call(&self, name: &str) -> bool {
         name == CHECKPOINT || self.functions.contains_key(name)
+    }
+
+    /// What executors call a function, or an agent, that is declared under this name.
+    pub fn target_of(&self, name: &str) -> String {
+        match self.functions.get(name).and_then(|options| options.target.clone()) {
+            Some(target) => target,
+            None if self.language.is_python() => name.to_owned(),
+            None => Request::agent_target(name),
+        }
+    }
+
+    /// The options of a call: its own where it has some, else its function's or its agent's.
+    pub fn options_of(&self, request: &Request) -> FunctionOptions {
+        let Request::Function { name, options, .. } = request else {
+            return FunctionOptions::default();
+        };
+        let declared = self.functions.get(request.agent().unwrap_or(name));
+        let declared = declared.cloned().unwrap_or_default();
+        FunctionOptions {
+            target: options.target.clone().or(declared.target),
+            retry: options.retry.clone().or(declared.retry),
+            timeout_ms: options.timeout_ms.or(declared.timeout_ms),
+        }
     }
 }
 
@@ -216,7 +304,8 @@ pub enum Request {
         args: Payload,
         /// A JSON object, without the reserved `_retry` and `_timeout`.
         kwargs: Payload,
-        /// The reserved keyword arguments of this call, over the function's own options.
+        /// What is asked of this call alone, over the function's own options: the reserved
+        /// keyword arguments; a step's retry and timeout, and the agent as the target.
         options: FunctionOptions,
     },
     /// Wake up after a while (`asyncio.sleep`).
@@ -224,6 +313,29 @@ pub enum Request {
         /// How long, from the moment the program asked.
         delay_ms: u64,
     },
+}
+
+/// What the target of a call of an agent begins with; its name follows.
+const AGENT_TARGET: &str = "agent:";
+
+impl Request {
+    /// The target of a call that asks for an agent.
+    pub fn agent_target(agent: &str) -> String {
+        format!("{AGENT_TARGET}{agent}")
+    }
+
+    /// The agent that a target names, if it is that of one.
+    pub fn agent_of(target: &str) -> Option<&str> {
+        target.strip_prefix(AGENT_TARGET)
+    }
+
+    /// The agent that a step of a declarative workflow asks for.
+    pub fn agent(&self) -> Option<&str> {
+        match self {
+            Self::Function { options, .. } => options.target.as_deref().and_then(Self::agent_of),
+            Self::Timer { .. } => None,
+        }
+    }
 }
 
 /// A place in the source, counted from 1.
@@ -296,6 +408,15 @@ pub trait Runner: Send + Sync {
     /// [`crate::Error::Invalid`] that names line and column, shows the line with a caret, and
     /// says what to do.
     fn validate(&self, program: &Program) -> crate::Result<()>;
+
+    /// Checks the inputs of one start, before anything is stored: what a program declares of its
+    /// inputs beyond their names.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] that names the input, or as [`Runner::validate`].
+    fn validate_inputs(&self, _program: &Program, _inputs: &Payload) -> crate::Result<()> {
+        Ok(())
+    }
 
     /// Drops whatever is held live for an execution.
     fn forget(&self, execution: ExecutionId);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Call, CallId, Command, Event, Execution, Failure, Lease, NewCall, Outcome, Reached, Recorded,
-    Request, Result, Snapshot, UnixMs, apply, program::End,
+    Request, Result, Snapshot, UnixMs, agent, apply, program::End,
 };
 
 /// What one commit writes for one execution, all of it or nothing.
@@ -106,10 +106,55 @@ impl Draft {
     /// # Errors
     /// As [`apply`]: a late or repeated outcome is a conflict and changes nothing.
     pub fn close_call(&mut self, call: CallId, attempt: u32, outcome: Outcome) -> Result<()> {
+        if let (Outcome::Completed(result), Some(agent)) = (&outcome, self.agent_of(call)) {
+            let metadata = agent::metadata(result);
+            self.push(Event::AgentResponded { call, attempt, agent, metadata })?;
+        }
         self.push(match outcome {
             Outcome::Completed(result) => Event::CallCompleted { call, attempt, result },
             Outcome::Failed(failure) => Event::CallFailed { call, attempt, failure },
         })
+    }
+
+    /// Adds that an attempt failed and that the next one is due at `due_ms`.
+    ///
+    /// # Errors
+    /// As [`apply`].
+    pub fn retry_call(
+        &mut self,
+        call: CallId,
+        attempt: u32,
+        failure: Failure,
+        due_ms: UnixMs,
+    ) -> Result<()> {
+        self.push(Event::CallRetrying { call, attempt, failure, due_ms })?;
+        self.invoke(call)
+    }
+
+    /// Adds the event that takes the failure of the execution back ([`crate::replay::retry`]).
+    ///
+    /// # Errors
+    /// As [`apply`].
+    pub fn retry(&mut self, event: Event) -> Result<()> {
+        let again: Vec<_> = match &event {
+            Event::ExecutionRetried(retried) => {
+                retried.again.iter().map(|(call, _)| *call).collect()
+            }
+            _ => Vec::new(),
+        };
+        self.push(event)?;
+        again.into_iter().try_for_each(|call| self.invoke(call))
+    }
+
+    /// Adds that the next attempt of an agent's call is about to begin; nothing for other calls.
+    fn invoke(&mut self, call: CallId) -> Result<()> {
+        let Some(agent) = self.agent_of(call) else { return Ok(()) };
+        let attempt = self.after.open_calls.get(&call).map_or(1, |open| open.attempt);
+        self.push(Event::AgentInvoked { call, attempt, agent })
+    }
+
+    fn agent_of(&self, call: CallId) -> Option<String> {
+        self.after.open_calls.get(&call)?.new.request.agent().map(str::to_owned)
     }
 
     /// Adds what the program did when it was given the results: what it printed, the calls it
@@ -153,11 +198,13 @@ impl Draft {
         };
         let order = self.after.requested_calls + 1;
         let call = Call { new, order, group, attempt: 1, due_ms };
+        let id = call.id();
         self.push(if call.is_timer() {
             Event::TimerStarted(call)
         } else {
             Event::CallRequested(call)
-        })
+        })?;
+        self.invoke(id)
     }
 
     /// Ends the draft: what to commit, and what to do once that is durable.

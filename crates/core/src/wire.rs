@@ -45,6 +45,16 @@ pub fn encode(event: &Event) -> Wire {
         }
         Event::CallRequested(call) => wire("STEP_STARTED", json!({ "call": call.id() })),
         Event::TimerStarted(call) => wire("TIMER_STARTED", json!({ "call": call.id() })),
+        Event::AgentInvoked { call, attempt, agent } => {
+            wire("AGENT_INVOKED", json!({ "call": call, "attempt": attempt, "agent": agent }))
+        }
+        Event::AgentResponded { call, attempt, agent, metadata } => {
+            let mut payload = json!({ "call": call, "attempt": attempt, "agent": agent });
+            if let Some(Ok(metadata)) = metadata.as_ref().map(Payload::to_value) {
+                payload["agent_metadata"] = metadata;
+            }
+            wire("AGENT_RESPONSE", payload)
+        }
         Event::CallRetrying { call, attempt, failure, due_ms } => wire(
             "STEP_RETRYING",
             json!({ "call": call, "attempt": attempt, "error": failure, "due_ms": due_ms }),
@@ -84,6 +94,8 @@ pub fn encode_whole(event: &Event) -> Wire {
             payload["requested"] = retried.open.iter().map(encode_call).collect();
         }
         Event::ExecutionStarted { .. }
+        | Event::AgentInvoked { .. }
+        | Event::AgentResponded { .. }
         | Event::CallRetrying { .. }
         | Event::TimerFired { .. }
         | Event::Printed { .. }
@@ -256,6 +268,17 @@ pub fn decode(event_type: &str, payload: &Value, rows: &dyn Rows) -> Result<Even
         "EXECUTION_STARTED" => Event::ExecutionStarted { seed: fields.seed()? },
         "STEP_STARTED" => Event::CallRequested(fields.row(|call| rows.call(call))?),
         "TIMER_STARTED" => Event::TimerStarted(fields.row(|call| rows.call(call))?),
+        "AGENT_INVOKED" => Event::AgentInvoked {
+            call: fields.call()?,
+            attempt: fields.attempt()?,
+            agent: fields.text("agent")?,
+        },
+        "AGENT_RESPONSE" => Event::AgentResponded {
+            call: fields.call()?,
+            attempt: fields.attempt()?,
+            agent: fields.text("agent")?,
+            metadata: payload.get("agent_metadata").map(Payload::from_value),
+        },
         "STEP_RETRYING" => Event::CallRetrying {
             call: fields.call()?,
             attempt: fields.attempt()?,

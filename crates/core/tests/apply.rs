@@ -5,8 +5,8 @@ use durable_core::{
     Position, Request, Retried, Status, apply,
 };
 
-/// An execution in a status. Those that are under way have call 1 (attempt 1) and timer 2 open,
-/// except a running one, which has nothing open.
+/// An execution in a status. Those that are under way have call 1 (attempt 1), timer 2 and step 3
+/// of agent `a` open, except a running one, which has nothing open.
 fn execution(status: Status) -> Execution {
     let mut execution = Execution::scheduled(ExecutionId::new(0, [1; 10]));
     let mut push = |event: Event| drop(apply(&mut execution, &event).unwrap());
@@ -32,6 +32,7 @@ fn execution(status: Status) -> Execution {
 fn open_two(push: &mut impl FnMut(Event)) {
     push(Event::CallRequested(function_call(1, 1)));
     push(Event::TimerStarted(timer(2, 2)));
+    push(Event::CallRequested(step(3, 3)));
 }
 
 fn failure() -> Failure {
@@ -49,13 +50,21 @@ fn function_call(id: u32, order: u32) -> Call {
     Call { new: NewCall { id, request, position }, order, group: 1, attempt: 1, due_ms: None }
 }
 
+fn step(id: u32, order: u32) -> Call {
+    let mut call = function_call(id, order);
+    if let Request::Function { options, .. } = &mut call.new.request {
+        options.target = Some("agent:a".into());
+    }
+    call
+}
+
 fn timer(id: u32, order: u32) -> Call {
     let request = Request::Timer { delay_ms: 10 };
     let position = Position { line: 1, column: 1 };
     Call { new: NewCall { id, request, position }, order, group: 1, attempt: 1, due_ms: Some(10) }
 }
 
-/// One event of each kind, made to fit an execution with call 1 and timer 2 open; `order` is the
+/// One event of each kind, made to fit an execution with call 1, timer 2 and step 3 open; `order` is the
 /// number the next call gets.
 fn events(order: u32) -> Vec<(&'static str, Event)> {
     let result = Payload::null();
@@ -63,6 +72,13 @@ fn events(order: u32) -> Vec<(&'static str, Event)> {
         ("started", Event::ExecutionStarted { seed: 1 }),
         ("requested", Event::CallRequested(function_call(9, order))),
         ("timer", Event::TimerStarted(timer(9, order))),
+        ("invoked", Event::AgentInvoked { call: 3, attempt: 1, agent: "a".into() }),
+        ("invoked late", Event::AgentInvoked { call: 3, attempt: 2, agent: "a".into() }),
+        ("invoked another", Event::AgentInvoked { call: 1, attempt: 1, agent: "a".into() }),
+        (
+            "responded",
+            Event::AgentResponded { call: 3, attempt: 1, agent: "a".into(), metadata: None },
+        ),
         ("retrying", Event::CallRetrying { call: 1, attempt: 1, failure: failure(), due_ms: 5 }),
         ("call completed", Event::CallCompleted { call: 1, attempt: 1, result: result.clone() }),
         ("call failed", Event::CallFailed { call: 1, attempt: 1, failure: failure() }),
@@ -95,11 +111,11 @@ fn expected(status: Status, event: &str) -> Option<Status> {
         (Running, "printed") => Some(Running),
         (
             Waiting,
-            "requested" | "timer" | "retrying" | "call completed" | "call failed" | "fired"
-            | "printed",
+            "invoked" | "responded" | "requested" | "timer" | "retrying" | "call completed"
+            | "call failed" | "fired" | "printed",
         ) => Some(Waiting),
         (Running | Waiting, "paused") => Some(Paused),
-        (Paused, "retrying") => Some(Paused),
+        (Paused, "retrying" | "invoked" | "responded") => Some(Paused),
         (Paused, "resumed") => Some(Waiting),
         (Running | Waiting, "completed") => Some(Completed),
         (Running | Waiting, "failed") => Some(Failed),
@@ -157,9 +173,11 @@ fn an_outdated_retry_is_refused() {
 fn closing_the_last_call_leaves_it_running() {
     let mut execution = execution(Status::Waiting);
     apply(&mut execution, &Event::TimerFired { call: 2 }).unwrap();
-    assert_eq!(execution.status, Status::Waiting);
-    let completed = Event::CallCompleted { call: 1, attempt: 1, result: Payload::null() };
-    apply(&mut execution, &completed).unwrap();
+    for call in [1, 3] {
+        assert_eq!(execution.status, Status::Waiting);
+        let completed = Event::CallCompleted { call, attempt: 1, result: Payload::null() };
+        apply(&mut execution, &completed).unwrap();
+    }
     assert_eq!(execution.status, Status::Running);
 }
 
@@ -168,7 +186,10 @@ fn ending_cancels_what_is_open_and_only_that() {
     let mut execution = execution(Status::Waiting);
     let commands =
         apply(&mut execution, &Event::ExecutionCancelled { reason: String::new() }).unwrap();
-    assert_eq!(commands, [Command::CancelCall { call: 1 }, Command::Finish]);
+    assert_eq!(
+        commands,
+        [Command::CancelCall { call: 1 }, Command::CancelCall { call: 3 }, Command::Finish]
+    );
     assert!(execution.open_calls.is_empty());
 }
 
@@ -178,7 +199,11 @@ fn resuming_asks_for_everything_that_is_open() {
     let commands = apply(&mut execution, &Event::ExecutionResumed).unwrap();
     assert_eq!(
         commands,
-        [Command::RunCall { call: 1, attempt: 1 }, Command::WakeAt { call: 2, due_ms: 10 }]
+        [
+            Command::RunCall { call: 1, attempt: 1 },
+            Command::WakeAt { call: 2, due_ms: 10 },
+            Command::RunCall { call: 3, attempt: 1 },
+        ]
     );
 }
 
@@ -186,9 +211,11 @@ fn resuming_asks_for_everything_that_is_open() {
 fn wake_times_say_when_somebody_has_to_look() {
     assert_eq!(execution(Status::Scheduled).wake_at_ms(), Some(0));
     let mut waiting = execution(Status::Waiting);
-    assert_eq!(waiting.wake_at_ms(), Some(0), "call 1 has to be run");
-    let completed = Event::CallCompleted { call: 1, attempt: 1, result: Payload::null() };
-    apply(&mut waiting, &completed).unwrap();
+    for call in [1, 3] {
+        assert_eq!(waiting.wake_at_ms(), Some(0), "call {call} has to be run");
+        let completed = Event::CallCompleted { call, attempt: 1, result: Payload::null() };
+        apply(&mut waiting, &completed).unwrap();
+    }
     assert_eq!(waiting.wake_at_ms(), Some(10), "only the timer is left");
     assert_eq!(execution(Status::Paused).wake_at_ms(), None);
     assert_eq!(execution(Status::Completed).wake_at_ms(), None);

@@ -95,6 +95,14 @@ fn one_of_each() -> Vec<Event> {
             ],
             failure: Failure { cause_call: Some(1), ..failure },
         })),
+        Event::AgentInvoked { call: 1, attempt: 2, agent: "summarize".into() },
+        Event::AgentResponded {
+            call: 1,
+            attempt: 2,
+            agent: "summarize".into(),
+            metadata: Some(Payload::trusted(r#"{"model":"m","usage":{"input_tokens":3}}"#)),
+        },
+        Event::AgentResponded { call: 5, attempt: 1, agent: "x".into(), metadata: None },
     ]
 }
 
@@ -132,7 +140,8 @@ fn an_event_can_be_written_with_everything_it_refers_to() {
 #[test]
 fn what_a_retry_took_back_can_be_read() {
     let all = one_of_each();
-    let retried = all.last().unwrap();
+    let is_retried = |event: &&Event| matches!(event, Event::ExecutionRetried(_));
+    let retried = all.iter().find(is_retried).unwrap();
     let taken_back = wire::TakenBack::decode(&wire::encode(retried).payload).unwrap();
     let Event::ExecutionRetried(retried) = retried else { unreachable!() };
     // The rows are those of what came later, or are gone.

@@ -22,6 +22,7 @@ pub mod checkpoints;
 mod key;
 mod location;
 pub mod portable;
+mod runner;
 mod worker;
 mod workflow;
 
@@ -30,14 +31,15 @@ use std::{future::Future, sync::Arc, time::Duration};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use durable_core::{
-    Call, CallStatus, Definition, Error, ExecutionId, Failure, FunctionOptions, Limits, Outcome,
-    Payload, Program, Recorded, Result, RetryPolicy, Status, wire,
+    Call, CallStatus, Definition, Error, ExecutionId, Failure, FunctionOptions, Language, Limits,
+    Outcome, Payload, Program, Recorded, Request, Result, RetryPolicy, Status, wire,
 };
 pub use durable_engine::{
     Announcement, CallRequest, Clock, Config, Duty, Engine, Executor, Start, SystemClock,
 };
 pub use durable_executors::{FunctionError, Functions, PullQueue};
 pub use durable_interpreter::{LimitedAllocator, WorkerCommand};
+pub use durable_steps::Outline;
 pub use durable_store::{
     CallRecord, ExecutionRecord, Labels, ListFilter, Rekeyed, Rekeying, Role, TokenRecord,
     WorkerRecord,
@@ -162,7 +164,7 @@ impl Builder {
     pub fn open_engine(self) -> Result<Engine> {
         let location = Location::parse(&self.url)?;
         let store = Arc::new(key::sealed(location.open(self.durability)?)?);
-        let runner = worker::pool(self.isolation, self.workers, key::of(&location)?)?;
+        let runner = runner::start(self.isolation, self.workers, key::of(&location)?)?;
         let mut parts = durable_engine::Parts::system(store, runner);
         parts.config = self.config;
         Engine::new(parts)

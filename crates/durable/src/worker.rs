@@ -3,13 +3,10 @@
 use std::{
     ffi::OsString,
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
 };
 
-use durable_core::{Error, Result, Runner};
+use durable_core::{Error, Result};
 use durable_interpreter::{Pool, PoolConfig, SnapshotKey, WorkerCommand};
 
 use crate::Isolation;
@@ -38,11 +35,7 @@ pub fn worker_main() -> ExitCode {
     durable_interpreter::worker_main()
 }
 
-pub(crate) fn pool(
-    isolation: Isolation,
-    workers: usize,
-    key: SnapshotKey,
-) -> Result<Arc<dyn Runner>> {
+pub(crate) fn pool(isolation: Isolation, workers: usize, key: SnapshotKey) -> Result<Pool> {
     let isolation = match isolation {
         Isolation::Thread => durable_interpreter::Isolation::Thread,
         Isolation::Command(command) => durable_interpreter::Isolation::Process(command),
@@ -50,7 +43,7 @@ pub(crate) fn pool(
     };
     let mut config = PoolConfig::new(isolation, key);
     config.workers = workers;
-    Ok(Arc::new(Pool::new(config)?))
+    Pool::new(config)
 }
 
 fn own_command() -> Result<WorkerCommand> {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use durable_core::{Definition, Error, FunctionOptions, Limits, Payload, Program, Result};
+use durable_core::{
+    Definition, Error, FunctionOptions, Language, Limits, Payload, Program, Request, Result,
+};
 use durable_engine::Start;
 use durable_store::Labels;
 use serde::Serialize;
@@ -18,6 +20,7 @@ use serde::Serialize;
 /// ```
 #[derive(Debug, Clone)]
 pub struct Workflow {
+    language: Language,
     source: String,
     name: String,
     inputs: serde_json::Map<String, serde_json::Value>,
@@ -31,6 +34,7 @@ impl Workflow {
     /// A workflow of this Python source. It may call every function that is registered.
     pub fn new(source: &str) -> Self {
         Self {
+            language: Language::Python,
             source: source.to_owned(),
             name: "workflow".into(),
             inputs: serde_json::Map::new(),
@@ -39,6 +43,12 @@ impl Workflow {
             labels: Labels::default(),
             idempotency_key: None,
         }
+    }
+
+    /// A workflow of named steps, which agents work on. An agent is a registered function named
+    /// `agent:NAME`; those are declared by themselves.
+    pub fn steps(language: Language, source: &str) -> Self {
+        Self { language, ..Self::new(source) }
     }
 
     /// A name to find its executions by.
@@ -119,9 +129,15 @@ impl Workflow {
     pub fn to_start(&self, registered: &[String]) -> Start {
         let mut functions = self.functions.clone();
         for name in registered {
-            functions.entry(name.clone()).or_default();
+            let name = match (self.language.is_python(), Request::agent_of(name)) {
+                (true, None) => name.as_str(),
+                (false, Some(agent)) => agent,
+                (true, Some(_)) | (false, None) => continue,
+            };
+            functions.entry(name.to_owned()).or_default();
         }
         let definition = Definition {
+            language: self.language,
             source: self.source.clone(),
             functions,
             inputs: self.inputs.keys().cloned().collect(),

@@ -6,8 +6,8 @@ mod support;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use durable::{
-    Engine, Error, ExecutionId, Failure, Outcome, Payload, Program, Role, Status, TokenRecord,
-    Workflow,
+    Engine, Error, ExecutionId, Failure, Language, Outcome, Payload, Program, Role, Status,
+    TokenRecord, Workflow,
     portable::{Copied, CopyPlan, Imported, Portable, copy, copy_tokens, discard},
 };
 use durable_core::{
@@ -63,6 +63,7 @@ impl<'a> Life<'a> {
     fn begin(store: &'a dyn Store) -> Self {
         let id = ExecutionId::new(NOW_MS, [7; 10]);
         let definition = Definition {
+            language: Language::Python,
             source: "await f(1)".into(),
             functions: Default::default(),
             inputs: vec!["n".into()],

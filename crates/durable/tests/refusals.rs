@@ -4,7 +4,7 @@
 mod support;
 
 use durable::{
-    Definition, Durable, Error, FunctionError, Limits, Payload, Program, Start, Workflow,
+    Definition, Durable, Error, FunctionError, Language, Limits, Payload, Program, Start, Workflow,
 };
 use support::*;
 
@@ -91,6 +91,7 @@ fn every_problem_is_told_at_once() {
 /// A start whose inputs are not those that its program declares.
 fn start_with(declared: &[&str], inputs: &str) -> Start {
     let definition = Definition {
+        language: Language::Python,
         source: "1".into(),
         functions: Default::default(),
         inputs: declared.iter().map(|&name| name.to_owned()).collect(),

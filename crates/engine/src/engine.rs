@@ -245,6 +245,7 @@ impl Engine {
         let mut programs = Vec::with_capacity(starts.len());
         for start in &starts {
             check_inputs(start)?;
+            self.shell.runner.validate_inputs(&start.program, &start.inputs)?;
             programs.push(self.checked(&start.program)?);
         }
         let mut writes: Vec<(Write, Answer)> = Vec::with_capacity(starts.len());
@@ -472,7 +473,7 @@ impl Engine {
         }
         let (failed, event) = replay::retry(id, &whole_journal(&*self.shell.store, id)?)?;
         let mut draft = Draft::new(failed, self.shell.clock.now_ms());
-        draft.push(event)?;
+        draft.retry(event)?;
         // Nobody holds a lease on what has ended, and none is needed.
         let lease = Lease { owner: self.shell.owner.clone(), epoch: 0 };
         let (transition, _) = draft.finish(lease, true);

@@ -1,11 +1,8 @@
 //! Programs in memory: checked once, with their dictionary.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use durable_core::{Dictionary, Error, FunctionOptions, Program, ProgramId, Result};
+use durable_core::{Definition, Dictionary, Error, Program, ProgramId, Result};
 use durable_store::{Store, StoredProgram};
 use parking_lot::Mutex;
 
@@ -39,8 +36,8 @@ impl CachedProgram {
         self.program.id()
     }
 
-    pub(crate) fn options(&self) -> &BTreeMap<String, FunctionOptions> {
-        &self.program.definition().functions
+    pub(crate) fn definition(&self) -> &Definition {
+        self.program.definition()
     }
 
     pub(crate) fn dictionary(&self) -> Option<Dictionary> {

@@ -10,7 +10,7 @@ use std::{
 
 use durable_core::{
     Advance, Advanced, Base, Definition, Dictionary, End, ExecutionId, FunctionOptions, Group,
-    Limits, Outcome, Payload, Program, Runner as _, Snapshot, StateToken,
+    Language, Limits, Outcome, Payload, Program, Runner as _, Snapshot, StateToken,
 };
 use durable_interpreter::{Isolation, Pool, PoolConfig, SnapshotKey, WorkerCommand};
 
@@ -29,6 +29,7 @@ impl Execution {
         let config =
             PoolConfig { workers: 1, ..PoolConfig::new(isolation, SnapshotKey::new([1; 32])) };
         let definition = Definition {
+            language: Language::Python,
             source: source.to_owned(),
             functions: BTreeMap::from([("f".to_owned(), FunctionOptions::default())]),
             inputs: Vec::new(),

@@ -40,7 +40,7 @@ pub mod value;
 mod worker;
 
 pub use child::worker_main;
+pub use durable_core::seal::SnapshotKey;
 pub use monty_alloc::LimitedAllocator;
 pub use pool::{Isolation, Pool, PoolConfig};
 pub use process::WorkerCommand;
-pub use snapshot::SnapshotKey;

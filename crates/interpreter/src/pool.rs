@@ -11,6 +11,7 @@ use durable_core::{
     Advance, AdvanceDone, Advanced, Base, End, Error, ExecutionId, Failure, FunctionOptions,
     Inspection, Limits, NewCall, Outcome, Payload, Position, Program, Reached, Request, Result,
     Runner, StateToken,
+    seal::{SnapshotKey, StateOf},
 };
 use parking_lot::Mutex;
 
@@ -24,7 +25,7 @@ use crate::{
     },
     scheduler::{Answer, Done, Job, Scheduler},
     session,
-    snapshot::{self, SnapshotKey, StateOf, Unsealed},
+    snapshot::{self, Unsealed},
     worker,
 };
 
@@ -73,13 +74,14 @@ impl PoolConfig {
 /// ```
 /// use std::{collections::BTreeMap, sync::{Arc, mpsc}};
 /// use durable_core::{
-///     Advance, Advanced, Base, Definition, End, ExecutionId, Limits, Payload, Program, Runner,
-///     StateToken,
+///     Advance, Advanced, Base, Definition, End, ExecutionId, Language, Limits, Payload, Program,
+///     Runner, StateToken,
 /// };
 /// use durable_interpreter::{Isolation, Pool, PoolConfig, SnapshotKey};
 ///
 /// let pool = Pool::new(PoolConfig::new(Isolation::Thread, SnapshotKey::new([7; 32])))?;
 /// let program = Arc::new(Program::new(Definition {
+///     language: Language::Python,
 ///     source: "x * 2".to_owned(),
 ///     functions: BTreeMap::new(),
 ///     inputs: vec!["x".to_owned()],

@@ -19,40 +19,16 @@
 //! hash, so another dictionary can't be slipped in.
 //! Workers run hostile code and never see the key.
 
-use std::fmt;
-
-use durable_core::{ExecutionId, Snapshot};
+use durable_core::{
+    Snapshot,
+    seal::{self, SEAL_BYTES, SnapshotKey, StateOf},
+};
 
 /// The version of the layout above.
 const FORMAT_VERSION: u8 = 2;
 
 const MAGIC: &[u8; 4] = b"DMSN";
 const HEADER_BYTES: usize = 17;
-const SEAL_BYTES: usize = 32;
-
-/// The secret that snapshots are authenticated with. Whoever has it can make snapshots that are
-/// trusted, so it comes from the environment or a file, never from the database.
-#[derive(Clone)]
-pub struct SnapshotKey([u8; 32]);
-
-impl SnapshotKey {
-    /// Takes 32 secret bytes.
-    pub fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-}
-
-impl From<[u8; 32]> for SnapshotKey {
-    fn from(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-}
-
-impl fmt::Debug for SnapshotKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SnapshotKey(..)")
-    }
-}
 
 /// What a sealed snapshot holds.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,14 +36,6 @@ pub(crate) struct Unsealed<'a> {
     pub(crate) dictionary: Option<u64>,
     pub(crate) raw_len: u32,
     pub(crate) packed: &'a [u8],
-}
-
-/// The state of an execution that a snapshot is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StateOf {
-    pub(crate) execution: ExecutionId,
-    /// The execution's version.
-    pub(crate) version: u64,
 }
 
 /// Puts a packed dump into its stored form.
@@ -78,9 +46,7 @@ pub(crate) fn seal(key: &SnapshotKey, of: StateOf, content: &Unsealed<'_>) -> Sn
     bytes.extend_from_slice(&content.dictionary.unwrap_or(0).to_le_bytes());
     bytes.extend_from_slice(&content.raw_len.to_le_bytes());
     bytes.extend_from_slice(content.packed);
-    let tag = tag(key, of, &bytes);
-    bytes.extend_from_slice(tag.as_bytes());
-    Snapshot(bytes.into())
+    seal::seal(key, of, bytes)
 }
 
 /// How long a snapshot of `packed_len` bytes is once sealed.
@@ -107,15 +73,7 @@ pub(crate) fn unseal<'a>(
             bytes[4]
         ));
     }
-    let (sealed, seal) = bytes.split_at(bytes.len() - SEAL_BYTES);
-    let mut given = [0; SEAL_BYTES];
-    given.copy_from_slice(seal);
-    // Compared in constant time.
-    if tag(key, of, sealed) != blake3::Hash::from_bytes(given) {
-        return Err("the snapshot's seal does not fit: it is torn or forged, of another \
-                    execution or another place in its journal, or sealed with another key"
-            .to_owned());
-    }
+    let sealed = seal::unseal(key, of, snapshot)?;
     let mut dictionary = [0; 8];
     dictionary.copy_from_slice(&sealed[5..13]);
     let mut raw_len = [0; 4];
@@ -127,16 +85,10 @@ pub(crate) fn unseal<'a>(
     })
 }
 
-fn tag(key: &SnapshotKey, of: StateOf, sealed: &[u8]) -> blake3::Hash {
-    blake3::Hasher::new_keyed(&key.0)
-        .update(&of.execution.as_u128().to_be_bytes())
-        .update(&of.version.to_le_bytes())
-        .update(sealed)
-        .finalize()
-}
-
 #[cfg(test)]
 mod tests {
+    use durable_core::ExecutionId;
+
     use super::*;
 
     const CONTENT: Unsealed<'_> = Unsealed { dictionary: Some(77), raw_len: 5, packed: b"abc" };
@@ -166,10 +118,5 @@ mod tests {
             let torn = Snapshot(sealed.0[..at].into());
             assert!(unseal(&key, state(1, 7), &torn).is_err(), "torn at {at}");
         }
-    }
-
-    #[test]
-    fn the_key_is_not_shown() {
-        assert_eq!(format!("{:?}", SnapshotKey::new([9; 32])), "SnapshotKey(..)");
     }
 }

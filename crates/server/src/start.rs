@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
-use durable_core::{Definition, Error, FunctionOptions, Limits, Program, ProgramId};
+use durable_core::{Definition, Error, FunctionOptions, Language, Limits, Program, ProgramId};
 use durable_engine::{Engine, Start};
 use durable_store::Labels;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
@@ -37,6 +37,10 @@ pub(crate) struct StartRequest {
     #[serde(alias = "code")]
     #[schema(examples("await add(1, 2)"))]
     source: Option<String>,
+    /// What the source is written in: `python`, or for a step workflow `yaml`, `toml` or `json`.
+    #[serde(default = "python")]
+    #[schema(examples("python"))]
+    language: String,
     /// Instead of a source: the id of a program, as executions show it.
     program: Option<String>,
     /// The functions it may call: a list of names, or an object of names with
@@ -62,6 +66,10 @@ pub(crate) struct StartRequest {
     /// Bounds of the program that are to be lower than usual, such as `max_calls`.
     #[schema(value_type = Option<Object>)]
     limits: Option<Map<String, Value>>,
+}
+
+fn python() -> String {
+    Language::Python.as_str().to_owned()
 }
 
 /// An execution that was started.
@@ -174,6 +182,7 @@ fn to_start(
         .map_err(|error| Error::invalid(format!("the inputs are no JSON object: {error}")))?;
     let program = match (request.source, request.program) {
         (Some(source), None) => Program::new(Definition {
+            language: Language::parse(&request.language)?,
             source,
             functions: functions(request.functions)?,
             inputs: names.into_keys().collect(),

@@ -128,7 +128,11 @@ pub struct CallView {
     id: u32,
     /// Its place in the order of all calls, from 1.
     pub(crate) order: u32,
+    /// What the workflow calls it; the name of a step.
     function: String,
+    /// Of a step: the agent that works on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<String>,
     is_timer: bool,
     /// Where in the workflow it was asked for.
     line: u32,
@@ -165,6 +169,7 @@ impl CallView {
             id: call.id,
             order: call.order,
             function: call.name.clone(),
+            agent: call.agent().map(str::to_owned),
             is_timer: call.is_timer,
             line: call.position.line,
             column: call.position.column,
@@ -267,6 +272,8 @@ fn details(event: &Event) -> Vec<(&'static str, Value)> {
         }
         Event::ExecutionCompleted { output } => vec![("output", json(output))],
         Event::ExecutionStarted { .. }
+        | Event::AgentInvoked { .. }
+        | Event::AgentResponded { .. }
         | Event::CallRetrying { .. }
         | Event::TimerFired { .. }
         | Event::Printed { .. }

@@ -6,9 +6,9 @@
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Instant};
 
 use durable_core::{
-    Definition, Draft, End, Error, Event, Execution, ExecutionId, FunctionOptions, Lease, Limits,
-    NewCall, Outcome, Owner, Payload, Position, Program, Reached, Request, Result, Snapshot,
-    Transition,
+    Definition, Draft, End, Error, Event, Execution, ExecutionId, FunctionOptions, Language, Lease,
+    Limits, NewCall, Outcome, Owner, Payload, Position, Program, Reached, Request, Result,
+    Snapshot, Transition,
 };
 use durable_store::{Labels, NewExecution, SqliteOptions, SqliteStore, Store, Synchronous, Write};
 
@@ -57,6 +57,7 @@ struct Bench {
 impl Bench {
     fn open(path: &Path, synchronous: Synchronous) -> Result<Self> {
         let program = Arc::new(Program::new(Definition {
+            language: Language::Python,
             source: "await gather(a(1), a(2), a(3))".into(),
             functions: BTreeMap::new(),
             inputs: Vec::new(),

@@ -149,7 +149,8 @@ impl PayloadTable {
                 id: "execution_id",
                 number: "sequence",
                 word: "event_type",
-                condition: "event_type IN ('STEP_RETRYING', 'PROGRAM_PRINTED', 'EXECUTION_RETRIED')",
+                condition: "event_type IN ('STEP_RETRYING', 'PROGRAM_PRINTED', \
+                            'EXECUTION_RETRIED', 'AGENT_RESPONSE')",
                 columns: &[("event_payload", Kind::Json)],
             },
             Self::Snapshots => &Layout {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use durable_core::{
     CallId, CallStatus, Dictionary, Error, Execution, ExecutionId, Failure, Lease, Outcome,
-    Payload, Position, Program, ProgramId, Recorded, Result, Snapshot, Status, UnixMs,
+    Payload, Position, Program, ProgramId, Recorded, Request, Result, Snapshot, Status, UnixMs,
 };
 
 /// An execution as it is shown to people: one row of `executions`.
@@ -103,6 +103,13 @@ pub struct CallRecord {
     pub created_at_ms: UnixMs,
     /// When it ended.
     pub completed_at_ms: Option<UnixMs>,
+}
+
+impl CallRecord {
+    /// The agent that works on it, when it is a step of a declarative workflow.
+    pub fn agent(&self) -> Option<&str> {
+        Request::agent_of(&self.function)
+    }
 }
 
 /// What an operator asks of whoever leases an execution.

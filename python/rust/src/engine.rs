@@ -9,8 +9,8 @@ use std::{
 
 use durable::{
     Announcement, Definition, Durability, Durable, Duty, Engine as RustEngine, Error, ExecutionId,
-    Failure, FunctionOptions, Isolation, Labels, Limits, ListFilter, Outcome, Payload, PullQueue,
-    Start, Status, WorkerCommand,
+    Failure, FunctionOptions, Isolation, Labels, Language, Limits, ListFilter, Outcome, Payload,
+    PullQueue, Start, Status, WorkerCommand,
 };
 use parking_lot::Mutex;
 use pyo3::{
@@ -118,7 +118,7 @@ impl Engine {
 
     #[pyo3(signature = (
         source, functions, inputs, workflow_id = None, idempotency_key = None, limits = None,
-        namespace = None, queue = None, tags = Vec::new()
+        namespace = None, queue = None, tags = Vec::new(), language = "python"
     ))]
     #[expect(clippy::too_many_arguments, reason = "the Python signature")]
     fn start(
@@ -133,9 +133,10 @@ impl Engine {
         namespace: Option<String>,
         queue: Option<String>,
         tags: Vec<String>,
+        language: &str,
     ) -> PyResult<String> {
         self.with(py, |engine| {
-            let mut start = to_start(source, functions, inputs, limits)?;
+            let mut start = to_start(language, source, functions, inputs, limits)?;
             let default = || Labels::DEFAULT.to_owned();
             start.labels = Labels {
                 namespace: namespace.unwrap_or_else(default),
@@ -150,30 +151,36 @@ impl Engine {
         })
     }
 
+    #[pyo3(signature = (starts, language = "python"))]
     fn start_many(
         &self,
         py: Python<'_>,
         starts: Vec<(String, String, String)>,
+        language: &str,
     ) -> PyResult<Vec<String>> {
         self.with(py, |engine| {
             let starts = starts
                 .iter()
-                .map(|(source, functions, inputs)| to_start(source, functions, inputs, None))
+                .map(|(source, functions, inputs)| {
+                    to_start(language, source, functions, inputs, None)
+                })
                 .collect::<durable::Result<Vec<_>>>()?;
             let ids = engine.start_many(starts)?;
             Ok(ids.iter().map(ToString::to_string).collect())
         })
     }
 
+    #[pyo3(signature = (source, functions, input_names, language = "python"))]
     fn validate(
         &self,
         py: Python<'_>,
         source: &str,
         functions: &str,
         input_names: Vec<String>,
+        language: &str,
     ) -> PyResult<()> {
         self.with(py, |engine| {
-            let start = to_start(source, functions, "{}", None)?;
+            let start = to_start(language, source, functions, "{}", None)?;
             let definition =
                 Definition { inputs: input_names, ..start.program.definition().clone() };
             engine.validate(&durable::Program::new(definition))
@@ -445,6 +452,7 @@ fn worker_command(py: Python<'_>) -> PyResult<WorkerCommand> {
 }
 
 fn to_start(
+    language: &str,
     source: &str,
     functions: &str,
     inputs: &str,
@@ -472,8 +480,13 @@ fn to_start(
             .map(|(name, _)| name)
             .collect(),
     };
-    let mut start =
-        Start::new(Definition { source: source.to_owned(), functions, inputs: names, limits });
+    let mut start = Start::new(Definition {
+        language: Language::parse(language)?,
+        source: source.to_owned(),
+        functions,
+        inputs: names,
+        limits,
+    });
     start.inputs = inputs;
     Ok(start)
 }

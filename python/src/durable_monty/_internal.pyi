@@ -76,10 +76,15 @@ class Engine:
         namespace: str | None = None,
         queue: str | None = None,
         tags: Sequence[str] = (),
+        language: str = "python",  # or of a step workflow: yaml, toml, json
     ) -> str: ...
-    def start_many(self, starts: list[tuple[str, str, str]]) -> list[str]:
+    def start_many(
+        self, starts: list[tuple[str, str, str]], language: str = "python"
+    ) -> list[str]:
         """`(source, functions, inputs)` each; all in as few commits as possible."""
-    def validate(self, source: str, functions: str, input_names: list[str]) -> None:
+    def validate(
+        self, source: str, functions: str, input_names: list[str], language: str = "python"
+    ) -> None:
         """Raises `InvalidWorkflow` with every problem found."""
     def execution(self, execution_id: str) -> ExecutionDict | None: ...
     def executions(

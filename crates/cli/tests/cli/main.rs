@@ -14,5 +14,6 @@ mod portable;
 mod rekey;
 mod run;
 mod serve;
+mod steps;
 mod support;
 mod workers;

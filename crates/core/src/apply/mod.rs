@@ -3,6 +3,7 @@
 //! Source of the shape: restate's partition state machine: pure, effects as data, one transition
 //! a file.
 
+mod agent_told;
 mod call_closed;
 mod call_requested;
 mod call_retrying;
@@ -32,6 +33,12 @@ pub fn apply(execution: &mut Execution, event: &Event) -> Result<Vec<Command>> {
         Event::ExecutionStarted { .. } => execution_started::apply(execution),
         Event::CallRequested(call) | Event::TimerStarted(call) => {
             call_requested::apply(execution, call)
+        }
+        Event::AgentInvoked { call, agent, attempt } => {
+            agent_told::apply(execution, *call, agent, |current| *attempt == current)
+        }
+        Event::AgentResponded { call, agent, attempt, .. } => {
+            agent_told::apply(execution, *call, agent, |current| *attempt <= current)
         }
         Event::CallRetrying { call, attempt, due_ms, .. } => {
             call_retrying::apply(execution, *call, *attempt, *due_ms)

@@ -1,8 +1,8 @@
 //! The next thing to do with an execution that has nothing under way.
 
 use durable_core::{
-    Advance, Base, CallId, Draft, Error, Event, Execution, ExecutionId, FunctionOptions, Group,
-    Outcome, Payload, Request, Result, StateToken, Status, UnixMs, replay,
+    Advance, Base, CallId, Definition, Draft, Error, Event, Execution, ExecutionId, Group, Outcome,
+    Payload, Result, StateToken, Status, UnixMs, replay,
 };
 use durable_store::Control;
 
@@ -65,7 +65,7 @@ impl Dispatcher {
         let mut taken = Vec::new();
         for arrival in std::mem::take(&mut active.arrived) {
             let random = unit(self.random.next_u64());
-            match take_in(&mut draft, active.program.options(), &arrival, now_ms, random) {
+            match take_in(&mut draft, active.program.definition(), &arrival, now_ms, random) {
                 Ok(result) => {
                     results.extend(result);
                     taken.push(arrival);
@@ -289,7 +289,7 @@ fn send(
 /// Adds an arrival to a draft. Gives the result that the program is to be told, if any.
 fn take_in(
     draft: &mut Draft,
-    functions: &std::collections::BTreeMap<String, FunctionOptions>,
+    definition: &Definition,
     arrival: &Arrival,
     now_ms: UnixMs,
     random: f64,
@@ -305,11 +305,10 @@ fn take_in(
         }
         Came::Ran { attempt, .. } if *attempt != current => return Err(late()),
         Came::Ran { outcome: Outcome::Failed(failure), .. } => {
-            let policy = effective_options(&call.new.request, functions).retry.unwrap_or_default();
+            let policy = definition.options_of(&call.new.request).retry.unwrap_or_default();
             if let Some(delay_ms) = policy.next_delay_ms(current, failure, random) {
                 let due_ms = now_ms.saturating_add(i64::try_from(delay_ms).unwrap_or(i64::MAX));
-                let failure = failure.clone();
-                draft.push(Event::CallRetrying { call: id, attempt: current, failure, due_ms })?;
+                draft.retry_call(id, current, failure.clone(), due_ms)?;
                 return Ok(None);
             }
             Outcome::Failed(failure.clone())
@@ -323,22 +322,6 @@ fn take_in(
     };
     draft.close_call(id, current, outcome.clone())?;
     Ok(Some((id, outcome)))
-}
-
-/// The options of a call: its own where it has some, else its function's.
-pub(super) fn effective_options(
-    request: &Request,
-    functions: &std::collections::BTreeMap<String, FunctionOptions>,
-) -> FunctionOptions {
-    let Request::Function { name, options, .. } = request else {
-        return FunctionOptions::default();
-    };
-    let function = functions.get(name).cloned().unwrap_or_default();
-    FunctionOptions {
-        target: options.target.clone().or(function.target),
-        retry: options.retry.clone().or(function.retry),
-        timeout_ms: options.timeout_ms.or(function.timeout_ms),
-    }
 }
 
 /// The start of a program as its journal tells it.

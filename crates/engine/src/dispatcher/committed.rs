@@ -6,7 +6,7 @@ use durable_core::{CallId, Command, Error, Execution, ExecutionId, Request, Resu
 
 use super::active::{Active, Commit, Running};
 use super::timers::Timer;
-use super::{Action, Dispatcher, Phase, begin::effective_options};
+use super::{Action, Dispatcher, Phase};
 use crate::executor::CallRequest;
 
 impl Dispatcher {
@@ -149,7 +149,7 @@ fn request(
     }
     let open = state.open_calls.get(&call)?;
     let Request::Function { name, args, kwargs, .. } = &open.new.request else { return None };
-    let options = effective_options(&open.new.request, active.program.options());
+    let options = active.program.definition().options_of(&open.new.request);
     Some(CallRequest {
         execution: id,
         call,

@@ -79,7 +79,7 @@ impl Awaits<'_, '_, '_> {
     fn used(&mut self, expr: &Expr, how: &str) {
         let Some(name) = self.awaitable(expr) else { return };
         self.report.add(Problem {
-            range: expr.range(),
+            range: expr.range().into(),
             message: format!("the call of '{name}' is {how}, but never awaited"),
             hint: format!("write `await {name}(...)`"),
         });

@@ -28,7 +28,7 @@ const LOOP_HINT: &str =
 impl Constructs<'_, '_, '_> {
     fn unknown(&mut self, range: TextRange, what: &str, hint: &str) {
         let message = format!("{what} not available in a workflow");
-        self.report.add(Problem { range, message, hint: hint.to_owned() });
+        self.report.add(Problem { range: range.into(), message, hint: hint.to_owned() });
     }
 
     fn class(&mut self, class: &ruff_python_ast::StmtClassDef) {
@@ -160,7 +160,7 @@ impl<'a> Visitor<'a> for Constructs<'_, '_, '_> {
                 self.unknown(expr.range(), "`yield` is", hint);
             }
             Expr::Await(_) if self.is_in_plain_function => self.report.add(Problem {
-                range: expr.range(),
+                range: expr.range().into(),
                 message: "`await` in a function that is not async".to_owned(),
                 hint: "write `async def`, and await the call of that function too".to_owned(),
             }),

@@ -8,26 +8,28 @@
 //! | `constructs` | Python that the sandbox doesn't know, and what to write instead |
 //! | `names` | functions that are called but neither declared nor defined |
 //! | `awaits` | calls whose result is never awaited |
-//! | `report` | how problems are shown |
 
 mod awaits;
 mod bindings;
 mod constructs;
 mod names;
-mod report;
 
 use std::collections::HashSet;
 
-use durable_core::Definition;
+use durable_core::{
+    Definition, Position,
+    report::{Problem, Report},
+};
 use monty::{MontyRun, RunProgress};
-use monty_types::{CompileOptions, MontyException, PrintWriter, ResourceLimits, ResourceTracker};
+use monty_types::{
+    CodeLoc, CompileOptions, MontyException, PrintWriter, ResourceLimits, ResourceTracker,
+};
 use ruff_python_ast::ModModule;
 use ruff_python_parser::parse_module;
 use ruff_text_size::Ranged as _;
 
 use crate::program;
 use bindings::Bindings;
-use report::{Problem, Report};
 
 /// Checks a program.
 ///
@@ -35,7 +37,7 @@ use report::{Problem, Report};
 /// The problems as one text, each with line and column, the line with a caret, and a hint.
 pub(crate) fn check(definition: &Definition) -> Result<(), String> {
     let source = &definition.source;
-    let mut report = Report::new(source);
+    let mut report = Report::new(program::SCRIPT_NAME, source);
     check_declarations(definition, &mut report);
     // First, because it knows how deep the source is nested: the walks below recurse.
     let compiled = program::compile(definition);
@@ -48,7 +50,7 @@ pub(crate) fn check(definition: &Definition) -> Result<(), String> {
     match parse_module(source) {
         Ok(parsed) => check_module(parsed.syntax(), definition, &mut report),
         Err(error) => report.add(Problem {
-            range: error.range(),
+            range: error.range().into(),
             message: format!("syntax error: {}", error.error),
             hint: String::new(),
         }),
@@ -110,9 +112,13 @@ fn is_builtin(name: &str) -> bool {
 fn report_exception(error: &MontyException, report: &mut Report<'_>) {
     let message = format!("{}: {}", error.exc_type(), error.message().unwrap_or(""));
     match error.traceback().last() {
-        Some(frame) => report.add_at(frame.start, frame.end, message),
+        Some(frame) => report.add_at(position(frame.start), position(frame.end), message),
         None => report.add_general(message),
     }
+}
+
+fn position(place: CodeLoc) -> Position {
+    Position { line: place.line, column: place.column }
 }
 
 #[cfg(test)]

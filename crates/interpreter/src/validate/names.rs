@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use durable_core::Definition;
+use durable_core::{Definition, report::nearest};
 use ruff_python_ast::{
     Expr, ModModule,
     visitor::{self, Visitor},
@@ -57,7 +57,7 @@ impl Names<'_, '_, '_> {
             format!("add '{name}' to external_functions, or define it in the program")
         };
         let message = format!("function '{name}' is called but not declared");
-        self.report.add(Problem { range, message, hint });
+        self.report.add(Problem { range: range.into(), message, hint });
     }
 
     fn read(&mut self, name: &str, range: ruff_text_size::TextRange) {
@@ -72,7 +72,7 @@ impl Names<'_, '_, '_> {
             None => format!("pass '{name}' as an input, or assign it in the program"),
         };
         let message = format!("'{name}' is read, but it is neither an input nor assigned anywhere");
-        self.report.add(Problem { range, message, hint });
+        self.report.add(Problem { range: range.into(), message, hint });
     }
 
     /// `asyncio.sleep` where nobody wrote `import asyncio`.
@@ -82,7 +82,7 @@ impl Names<'_, '_, '_> {
             && self.reported.insert(base.to_owned())
         {
             self.report.add(Problem {
-                range,
+                range: range.into(),
                 message: format!("the module '{base}' is used but not imported"),
                 hint: format!("write `import {base}` at the top"),
             });
@@ -138,47 +138,3 @@ const PYTHON_BUILTINS: [&str; 22] = [
     "super",
     "vars",
 ];
-
-/// The candidate with the fewest edits from `name`, if that is few.
-fn nearest<'n>(name: &str, candidates: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    // In names of one or two letters every other one would be near.
-    let limit = match name.chars().count() {
-        0..3 => return None,
-        letters => letters / 3,
-    };
-    candidates
-        .map(|candidate| (edits(name, candidate), candidate))
-        .filter(|(edits, _)| *edits <= limit)
-        .min()
-        .map(|(_, candidate)| candidate)
-}
-
-/// The number of characters to add, drop or change.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let changed = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn edits_are_counted() {
-        assert_eq!(edits("fetch", "fetch"), 0);
-        assert_eq!(edits("fetc", "fetch"), 1);
-        assert_eq!(edits("kitten", "sitting"), 3);
-        assert_eq!(nearest("fetc", ["patch", "fetch"].into_iter()), Some("fetch"));
-        assert_eq!(nearest("x", ["yz"].into_iter()), None);
-    }
-}

@@ -1,10 +1,11 @@
-use durable_core::{FunctionOptions, Limits};
+use durable_core::{FunctionOptions, Language, Limits};
 
 use super::*;
 
 fn checked(source: &str) -> Result<(), String> {
     let functions = ["fetch", "store"].map(|name| (name.to_owned(), FunctionOptions::default()));
     check(&Definition {
+        language: Language::Python,
         source: source.to_owned(),
         functions: functions.into(),
         inputs: vec!["url".to_owned()],
@@ -154,6 +155,7 @@ fn all_problems_are_shown_up_to_ten() {
 #[test]
 fn declarations_must_be_names_of_their_own() {
     let mut definition = Definition {
+        language: Language::Python,
         source: "1".to_owned(),
         functions: ["len", "a.b", "x"]
             .map(|name| (name.to_owned(), FunctionOptions::default()))

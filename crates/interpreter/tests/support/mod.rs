@@ -5,8 +5,8 @@ use std::sync::{Arc, mpsc};
 
 use durable_core::{
     Advance, Advanced, Base, Definition, Dictionary, End, ExecutionId, Failure, FunctionOptions,
-    Group, Inspection, Limits, NewCall, Outcome, Payload, Program, Reached, Request, Runner,
-    Snapshot, StateToken,
+    Group, Inspection, Language, Limits, NewCall, Outcome, Payload, Program, Reached, Request,
+    Runner, Snapshot, StateToken,
 };
 use durable_interpreter::{Isolation, Pool, PoolConfig, SnapshotKey, WorkerCommand};
 
@@ -23,6 +23,7 @@ pub fn pool(isolation: Isolation, workers: usize) -> Arc<Pool> {
 
 pub fn program(source: &str, functions: &[&str], inputs: &[&str], limits: Limits) -> Arc<Program> {
     Arc::new(Program::new(Definition {
+        language: Language::Python,
         source: source.to_owned(),
         functions: functions
             .iter()

@@ -5,6 +5,28 @@ use serde_json::json;
 use crate::support::Desk;
 
 #[test]
+fn a_step_workflow_is_started_in_its_language() {
+    let desk = Desk::open();
+    let source = "id: x\nsteps:\n  - {name: a, agent: echo, input: {n: '{{ inputs.n }}'}}\n";
+    let start = |language: &str, inputs: serde_json::Value| {
+        let agents = json!(["echo"]);
+        let body = json!({
+            "source": source, "language": language, "functions": agents, "inputs": inputs,
+        });
+        desk.post("/executions", body)
+    };
+    start("cobol", json!({ "n": 1 })).is_problem(422);
+    start("yaml", json!({})).is_problem(422);
+    let started = start("yaml", json!({ "n": 1 }));
+    assert_eq!(started.status, 201, "{started:?}");
+    let id = started.json()["execution_id"].as_str().unwrap().to_owned();
+    desk.wait_for(&id, "waiting");
+    let call = desk.get(&format!("/executions/{id}/calls")).json()["items"][0].clone();
+    assert_eq!((&call["function"], &call["agent"]), (&json!("a"), &json!("echo")));
+    assert_eq!(call["args"], json!([{ "n": 1 }]));
+}
+
+#[test]
 fn an_execution_from_its_start_to_its_end() {
     let desk = Desk::open();
     let started = desk.post(

@@ -14,6 +14,7 @@ use crate::Write;
 pub(super) const CHECKS: &[Check] = &[
     ("a call is shown as it was asked for", as_asked),
     ("what a call came to is shown", as_closed),
+    ("a step is shown with its agent, and so is what it says of itself", steps),
     ("a timer is shown as one", timers),
     ("a retry counts and has its time", retries),
     ("an end cancels what is open", cancelled),
@@ -64,6 +65,47 @@ fn as_asked(kit: &Kit) {
     assert_eq!(special.position, Position { line: 70_000, column: 1 });
     // The options come back with the state: `waiting` has compared it whole.
     assert!(ok(kit.store.calls(super::kit::id(99))).is_empty());
+}
+
+fn steps(kit: &Kit) {
+    let agent = |id| {
+        let mut new = function(id, "summarize");
+        if let Request::Function { options, .. } = &mut new.request {
+            options.target = Some(Request::agent_target("short"));
+        }
+        new
+    };
+    let mut held = kit.waiting(1, &owner("one"), vec![agent(1), agent(2)]);
+    kit.advance(&mut held, |draft| {
+        let reported = r#"{"agent_metadata":{"model":"m","usage":{"output_tokens":7}},"s":"x"}"#;
+        draft.close_call(1, 1, completed(reported))?;
+        draft.retry_call(2, 1, Failure::new("OSError", "busy"), NOW_MS + 500)
+    });
+    let call = kit.call(held.id(), 1);
+    assert_eq!((call.name.as_str(), call.agent()), ("summarize", Some("short")));
+    assert_eq!(kit.call(held.id(), 2).attempt, 2);
+    let told: Vec<_> = kit
+        .journal(held.id())
+        .into_iter()
+        .filter_map(|recorded| match recorded.event {
+            Event::AgentInvoked { call, attempt, agent } => Some((call, attempt, agent, None)),
+            Event::AgentResponded { call, attempt, agent, metadata } => {
+                Some((call, attempt, agent, Some(metadata)))
+            }
+            _ => None,
+        })
+        .collect();
+    let short = || "short".to_owned();
+    let reported = json(r#"{"model":"m","usage":{"output_tokens":7}}"#);
+    assert_eq!(
+        told,
+        [
+            (1, 1, short(), None),
+            (2, 1, short(), None),
+            (1, 1, short(), Some(Some(reported))),
+            (2, 2, short(), None),
+        ]
+    );
 }
 
 fn as_closed(kit: &Kit) {

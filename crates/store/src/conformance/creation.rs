@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use durable_core::{Definition, Program, ProgramId, Status};
+use durable_core::{Definition, Language, Program, ProgramId, Status};
 
 use super::{
     Check,
@@ -23,6 +23,7 @@ pub(super) const CHECKS: &[Check] = &[
 
 fn other_program() -> Arc<Program> {
     Arc::new(Program::new(Definition {
+        language: Language::Python,
         source: "await b('grüße')\n".into(),
         functions: Default::default(),
         inputs: Vec::new(),

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use durable_core::{
-    CallId, Definition, Draft, End, Event, Execution, ExecutionId, Failure, FunctionOptions, Lease,
-    Limits, NewCall, Outcome, Owner, Payload, Position, Program, Reached, Recorded, Request,
-    Result, Snapshot, Transition, UnixMs, replay,
+    CallId, Definition, Draft, End, Event, Execution, ExecutionId, Failure, FunctionOptions,
+    Language, Lease, Limits, NewCall, Outcome, Owner, Payload, Position, Program, Reached,
+    Recorded, Request, Result, Snapshot, Transition, UnixMs, replay,
 };
 
 use crate::{CallRecord, ExecutionRecord, Labels, Loaded, NewExecution, Store, Write, Written};
@@ -109,6 +109,7 @@ pub(super) fn suspended(calls: Vec<NewCall>, snapshot: Option<&[u8]>) -> Reached
 impl Kit {
     pub(super) fn new(store: Box<dyn Store>) -> Self {
         let program = Arc::new(Program::new(Definition {
+            language: Language::Python,
             source: "await a(1)".into(),
             functions: BTreeMap::from([("a".to_owned(), FunctionOptions::default())]),
             inputs: vec!["text".into()],

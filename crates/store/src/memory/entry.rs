@@ -381,7 +381,7 @@ impl Entry {
                 }
                 stored.apply();
             }
-            Event::Printed { .. } => {}
+            Event::AgentInvoked { .. } | Event::AgentResponded { .. } | Event::Printed { .. } => {}
             Event::ExecutionPaused { reason } => {
                 record.failure = Some(Failure::new("Paused", reason));
             }

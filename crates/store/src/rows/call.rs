@@ -10,7 +10,18 @@ use crate::CallRecord;
 /// `kind` of a timer's row.
 pub(crate) const TIMER: &str = "timer";
 /// `kind` of a function call's row.
-pub(crate) const FUNCTION: &str = "function";
+const FUNCTION: &str = "function";
+/// `kind` of the row of a step, which an agent works on.
+const AGENT: &str = "agent";
+
+/// `kind` of the row of a call.
+pub(crate) fn kind_of(request: &Request) -> &'static str {
+    match request {
+        Request::Timer { .. } => TIMER,
+        Request::Function { .. } if request.agent().is_some() => AGENT,
+        Request::Function { .. } => FUNCTION,
+    }
+}
 
 /// The columns of one row, as every store has them.
 pub(crate) struct CallRow {

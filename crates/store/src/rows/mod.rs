@@ -7,7 +7,7 @@ mod journal;
 mod loaded;
 mod transition;
 
-pub(crate) use call::{CallRow, FUNCTION, StoredCall, TIMER, failure};
+pub(crate) use call::{CallRow, StoredCall, TIMER, failure, kind_of};
 pub(crate) use execution::{ExecutionRow, parse_id, program, words};
 pub(crate) use journal::{ReferredRows, StoredEvent, TakenBacks};
 pub(crate) use loaded::{StateRow, longest_due};

@@ -9,7 +9,7 @@ use durable_core::{
 
 use crate::refusal;
 
-use super::{FUNCTION, TIMER};
+use super::{TIMER, kind_of};
 
 /// What the events say about the row of the execution itself.
 #[derive(Default)]
@@ -42,6 +42,8 @@ impl<'a> End<'a> {
                 }
                 Event::CallRequested(_)
                 | Event::TimerStarted(_)
+                | Event::AgentInvoked { .. }
+                | Event::AgentResponded { .. }
                 | Event::CallRetrying { .. }
                 | Event::CallCompleted { .. }
                 | Event::CallFailed { .. }
@@ -81,7 +83,7 @@ impl<'a> NewCallRow<'a> {
         Ok(match &call.new.request {
             Request::Function { name, args, kwargs, options } => Self {
                 call,
-                kind: FUNCTION,
+                kind: kind_of(&call.new.request),
                 function: Some(options.target.as_deref().unwrap_or(name)),
                 args: Some(args),
                 kwargs: Some(kwargs),
@@ -172,6 +174,8 @@ impl<'a> TransitionRows<'a> {
                 }
                 Event::TimerFired { call } => close(call, Closing::Fired, None),
                 Event::ExecutionStarted { .. }
+                | Event::AgentInvoked { .. }
+                | Event::AgentResponded { .. }
                 | Event::Printed { .. }
                 | Event::ExecutionPaused { .. }
                 | Event::ExecutionResumed

@@ -12,7 +12,7 @@ use super::{
     SealedStore, dictionary_of,
     turn::{
         ERROR, INPUTS, OUTPUT, Tally, Turn, Way, args_of, error_of, kwargs_of, message_of,
-        printed_of, result_of, snapshot_of, traceback_of, turned_bytes,
+        metadata_of, printed_of, result_of, snapshot_of, traceback_of, turned_bytes,
     },
 };
 use crate::{PayloadChange, PayloadRow, PayloadTable, StoredPayload};
@@ -236,6 +236,14 @@ fn renewed_event(turn: &Turn<'_>, row: &PayloadRow, text: &str) -> Result<Option
     };
     match row.word.as_str() {
         "PROGRAM_PRINTED" => string(&mut event, "text", &printed_of(row.number))?,
+        "AGENT_RESPONSE" => {
+            if let Some(metadata) = event.get_mut("agent_metadata")
+                && let Some(renewed) = turn.text(&metadata.to_string(), &metadata_of(row.number))?
+            {
+                *metadata = serde_json::from_str(&renewed)
+                    .map_err(|error| torn(&format!("its metadata can't be read: {error}")))?;
+            }
+        }
         "STEP_RETRYING" => {
             let call = call_of(&event)?;
             failed(&mut event, &error_of(call))?;

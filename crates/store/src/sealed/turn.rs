@@ -137,7 +137,12 @@ impl Turn<'_> {
             Event::ExecutionCompleted { output } => self.payload(output, OUTPUT),
             Event::ExecutionFailed { failure } => self.failure(failure, ERROR),
             Event::ExecutionRetried(retried) => self.retried(retried),
+            Event::AgentResponded { metadata: Some(metadata), .. } => {
+                self.payload(metadata, &metadata_of(sequence))
+            }
             Event::ExecutionStarted { .. }
+            | Event::AgentInvoked { .. }
+            | Event::AgentResponded { .. }
             | Event::TimerStarted(_)
             | Event::TimerFired { .. }
             | Event::ExecutionPaused { .. }
@@ -225,6 +230,10 @@ pub(super) fn kwargs_of(call: u32) -> String {
 
 pub(super) fn printed_of(sequence: u64) -> String {
     format!("event {sequence}, printed")
+}
+
+pub(super) fn metadata_of(sequence: u64) -> String {
+    format!("event {sequence}, agent_metadata")
 }
 
 pub(super) fn result_of(call: u32) -> String {

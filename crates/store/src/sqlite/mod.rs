@@ -273,12 +273,13 @@ impl SqliteStore {
 mod tests {
     use std::sync::Arc;
 
-    use durable_core::{Definition, Program};
+    use durable_core::{Definition, Language, Program};
 
     use super::*;
 
     fn program(source: &str) -> Write {
         Write::PutProgram(Arc::new(Program::new(Definition {
+            language: Language::Python,
             source: source.into(),
             functions: Default::default(),
             inputs: Vec::new(),

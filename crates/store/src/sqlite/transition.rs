@@ -12,7 +12,7 @@ use super::error::Outcome as InTransaction;
 use crate::{
     control::{clears_control, moot_control},
     refusal,
-    rows::{End, FUNCTION, TIMER},
+    rows::{End, TIMER, kind_of},
 };
 
 /// Commits a transition. The comparison comes first: a writer that lost has written nothing.
@@ -131,6 +131,8 @@ impl Writer<'_> {
             }
             Event::TimerFired { call } => self.fire_timer(*call),
             Event::ExecutionStarted { .. }
+            | Event::AgentInvoked { .. }
+            | Event::AgentResponded { .. }
             | Event::Printed { .. }
             | Event::ExecutionPaused { .. }
             | Event::ExecutionResumed
@@ -181,7 +183,7 @@ impl Writer<'_> {
                     call.id(),
                     call.order,
                     group,
-                    FUNCTION,
+                    kind_of(&call.new.request),
                     name,
                     target,
                     args.as_str(),

@@ -8,8 +8,8 @@ pub(crate) mod secrets;
 use std::{future::Future, sync::Arc};
 
 use durable_core::{
-    CallId, Definition, ExecutionId, FunctionOptions, NewCall, Owner, Payload, Position, Program,
-    Request, UnixMs,
+    CallId, Definition, ExecutionId, FunctionOptions, Language, NewCall, Owner, Payload, Position,
+    Program, Request, UnixMs,
 };
 use durable_store::{Labels, NewExecution, Write};
 
@@ -17,6 +17,7 @@ pub(crate) const NOW_MS: UnixMs = 1_790_000_000_000;
 
 pub(crate) fn program() -> Arc<Program> {
     Arc::new(Program::new(Definition {
+        language: Language::Python,
         source: "await a(1)".into(),
         functions: Default::default(),
         inputs: Vec::new(),

@@ -1,9 +1,11 @@
-"""The workloads W1 to W5 through the Python API: one JSON line each, in the format of the Rust
-benches.
+"""The workloads W1 to W5 and W7 through the Python API: one JSON line each, in the format of the
+Rust benches.
 
 W1: one workflow, 1,000 steps in a row. W2: 1,000 workflows, each 3 parallel steps and then 1.
 W3: one workflow, 1,000 parallel steps. W4: start to result of a one-step workflow.
-W5: 10,000 suspended workflows. SQLite with synchronous=FULL, interpreter in worker processes.
+W5: 10,000 suspended workflows. W7: 1,000 step workflows, each with the two agents of
+examples/agents_app, one after the other. SQLite with synchronous=FULL, interpreter in worker
+processes.
 
 Environment: ONLY=W1,W4  REPEATS=3  SCALE=1  BENCH_DIR=target/bench
 """
@@ -19,8 +21,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from durable_monty import LocalExecutor, OrchestratorService, Worker, init_db, register_function
+from durable_monty import (
+    LocalExecutor,
+    OrchestratorService,
+    Step,
+    StepWorkflow,
+    Worker,
+    init_db,
+    register_agent,
+    register_function,
+)
 
 SCALE = float(os.environ.get("SCALE", "1"))
 REPEATS = int(os.environ.get("REPEATS", "3"))
@@ -56,6 +68,19 @@ import asyncio
 await asyncio.sleep(86400)
 await step(1)
 """
+TEXT = (
+    "Durable workflows keep their state in a database. When the process that runs one is killed, "
+    "another goes on at the step it was in. Questions go to ada@example.org, or to "
+    "https://example.org/docs. The next release is planned for 2026-12-24."
+)
+GIVEN = {"text": "{{ inputs.text }}"}
+AGENTS = StepWorkflow(
+    "summarize_and_extract",
+    [Step("summarize", "summarize", GIVEN), Step("extract_entities", "entity", GIVEN)],
+)
+
+register_agent("summarize", "durable_monty.agents.SummarizeAgent")
+register_agent("entity", "durable_monty.agents.EntityAgent")
 
 
 @register_function("step")
@@ -90,7 +115,7 @@ def running() -> Iterator[tuple[OrchestratorService, Path]]:
             thread.join()
 
 
-def result(service: OrchestratorService, execution_id: str) -> object:
+def result(service: OrchestratorService, execution_id: str) -> Any:
     return service.result(execution_id, 600)
 
 
@@ -178,6 +203,19 @@ def suspended() -> None:
         )
 
 
+def agents() -> None:
+    n = scaled(1000)
+
+    def run(service: OrchestratorService) -> None:
+        for execution_id in service.start_workflows(AGENTS, [{"text": TEXT}] * n):
+            output = result(service, execution_id)
+            assert output["extract_entities"]["emails"] == ["ada@example.org"]
+
+    runs = timed(run)
+    s = statistics.median(runs)
+    emit("W7", n=n, seconds=s, workflows_per_s=n / s, runs=runs)
+
+
 def resident_mib() -> float:
     """Resident memory of this process and its interpreter workers."""
     pids = [os.getpid()]
@@ -211,6 +249,7 @@ if __name__ == "__main__":
         ("W3", wide),
         ("W4", latency),
         ("W5", suspended),
+        ("W7", agents),
     ]:
         if not ONLY or name in ONLY:
             workload()

@@ -249,6 +249,23 @@ def test_log_lines_say_what_they_are_about(caplog: pytest.LogCaptureFixture) -> 
     assert caplog.messages[-1] == "[e, s, attempt 2] hello there"
 
 
+def test_a_coroutine_ends_at_the_deadline() -> None:
+    ended = []
+
+    async def run(payload: dict[str, Any], context: AgentContext) -> dict[str, Any]:
+        try:
+            await asyncio.sleep(payload["s"])
+        finally:
+            ended.append(True)
+        return {}
+
+    register_agent("late", run)
+    assert invoke_agent("late", {"s": 0}, AgentContext("late", deadline=time.time() + 60)) == {}
+    with pytest.raises(TimeoutError, match="agent 'late' did not return before its deadline"):
+        invoke_agent("late", {"s": 600}, AgentContext("late", deadline=time.time() + 0.05))
+    assert len(ended) == 2
+
+
 def test_agents_can_ask_agents() -> None:
     register_agent("inner", Slow)
 

@@ -273,6 +273,7 @@ def test_http(receiver: Receiver, service: OrchestratorService) -> None:
         "job_id": f"{execution_id}-0-1",
         "execution_id": execution_id,
         "call_id": 0,
+        "step": "add",
         "attempt": 1,
         "idempotency_key": f"{execution_id}:0",
     }

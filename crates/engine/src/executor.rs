@@ -17,6 +17,8 @@ pub struct CallRequest {
     pub attempt: u32,
     /// The name executors know the function by.
     pub function: String,
+    /// The name the program has for the call: that of the function, or of the step.
+    pub step: String,
     /// A JSON array.
     pub args: Payload,
     /// A JSON object.

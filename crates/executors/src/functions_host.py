@@ -496,6 +496,7 @@ def call(function, request):
         task = types.SimpleNamespace(
             execution_id=request["execution"],
             call_id=request["call"],
+            step=request["step"],
             attempt=request["attempt"],
             idempotency_key=request["key"],
             timeout_ms=timeout_ms,

@@ -447,6 +447,7 @@ mod tests {
             call: number,
             attempt: 1,
             function: function.into(),
+            step: function.into(),
             args: Payload::trusted("[]"),
             kwargs: Payload::trusted("{}"),
             timeout_ms: None,

@@ -29,6 +29,14 @@ fn migrate(py: Python<'_>, url: &str) -> PyResult<(u32, u32)> {
     py.detach(|| durable::migrate(url)).map_err(error::to_python)
 }
 
+/// The id of a step workflow and the agents that it names; nothing is checked.
+#[pyfunction]
+fn outline(source: &str, language: &str) -> PyResult<(Option<String>, Vec<String>)> {
+    let language = durable::Language::parse(language).map_err(error::to_python)?;
+    let durable::Outline { id, agents } = durable::Outline::of(language, source);
+    Ok((id, agents.into_iter().collect()))
+}
+
 #[pymodule]
 fn _internal(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // Warnings of the engine go to standard error unless RUST_LOG asks for more or less. A host
@@ -45,5 +53,6 @@ fn _internal(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<sqlite::SqliteConnection>()?;
     module.add_function(wrap_pyfunction!(worker_main, module)?)?;
     module.add_function(wrap_pyfunction!(migrate, module)?)?;
+    module.add_function(wrap_pyfunction!(outline, module)?)?;
     Ok(())
 }

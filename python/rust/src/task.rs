@@ -37,6 +37,11 @@ impl Task {
     }
 
     #[getter]
+    fn step(&self) -> &str {
+        &self.call.step
+    }
+
+    #[getter]
     fn args(&self) -> &str {
         self.call.args.as_str()
     }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .aio import AsyncOrchestratorService
     from .api import create_app
     from .context import CallContext, current_call
+    from .coordinator import Coordinator
     from .db import get_session, init_db
     from .errors import (
         CallFailed,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from .models import Call, CallStatus, Execution, ExecutionStatus, from_json, to_json
     from .orchestrator import resume_execution, start_execution
     from .service import OrchestratorService
+    from .steps import Step, StepWorkflow, load_workflow
     from .worker import Worker
 
 __all__ = [
@@ -65,6 +67,7 @@ __all__ = [
     "CallFailed",
     "CallStatus",
     "Conflict",
+    "Coordinator",
     "Corrupt",
     "DurableError",
     "Execution",
@@ -85,6 +88,8 @@ __all__ = [
     "OrchestratorService",
     "ProcessPoolExecutor",
     "RetryPolicy",
+    "Step",
+    "StepWorkflow",
     "Unavailable",
     "Worker",
     "create_app",
@@ -96,6 +101,7 @@ __all__ = [
     "init_db",
     "invoke_agent",
     "list_agents",
+    "load_workflow",
     "register_agent",
     "register_function",
     "resume_execution",
@@ -110,6 +116,7 @@ _HOMES = {
     "api": ["create_app"],
     "aio": ["AsyncOrchestratorService"],
     "context": ["CallContext", "current_call"],
+    "coordinator": ["Coordinator"],
     "db": ["get_session", "init_db"],
     "errors": [
         "CallFailed",
@@ -143,6 +150,7 @@ _HOMES = {
     "models": ["Call", "CallStatus", "Execution", "ExecutionStatus", "from_json", "to_json"],
     "orchestrator": ["resume_execution", "start_execution"],
     "service": ["OrchestratorService"],
+    "steps": ["Step", "StepWorkflow", "load_workflow"],
     "worker": ["Worker"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -152,6 +160,7 @@ _MODULES = frozenset(
         "aio",
         "api",
         "context",
+        "coordinator",
         "db",
         "errors",
         "executor",
@@ -160,6 +169,7 @@ _MODULES = frozenset(
         "models",
         "orchestrator",
         "service",
+        "steps",
         "values",
         "webhooks",
         "worker",

@@ -54,6 +54,7 @@ class Task:
     call_id: int
     attempt: int
     function: str
+    step: str  # the program's own name for the call
     args: str  # JSON array
     kwargs: str  # JSON object
     idempotency_key: str
@@ -78,9 +79,7 @@ class Engine:
         tags: Sequence[str] = (),
         language: str = "python",  # or of a step workflow: yaml, toml, json
     ) -> str: ...
-    def start_many(
-        self, starts: list[tuple[str, str, str]], language: str = "python"
-    ) -> list[str]:
+    def start_many(self, starts: list[tuple[str, str, str]], language: str = "python") -> list[str]:
         """`(source, functions, inputs)` each; all in as few commits as possible."""
     def validate(
         self, source: str, functions: str, input_names: list[str], language: str = "python"
@@ -167,6 +166,9 @@ def worker_main() -> int:
 
 def migrate(url: str) -> tuple[int, int]:
     """Brings the schema up to date; versions before and after."""
+
+def outline(source: str, language: str) -> tuple[str | None, list[str]]:
+    """The id of a step workflow and the agents that it names; nothing is checked."""
 
 __version__: str
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -35,6 +36,14 @@ class AsyncOrchestratorService:
     async def start_executions(self, *args: Any, **kwargs: Any) -> list[str]:
         """See `OrchestratorService.start_executions`."""
         return await asyncio.to_thread(self.sync.start_executions, *args, **kwargs)
+
+    async def start_workflow(self, *args: Any, **kwargs: Any) -> str:
+        """See `OrchestratorService.start_workflow`."""
+        return await asyncio.to_thread(self.sync.start_workflow, *args, **kwargs)
+
+    async def start_workflows(self, *args: Any, **kwargs: Any) -> builtins.list[str]:
+        """See `OrchestratorService.start_workflows`."""
+        return await asyncio.to_thread(self.sync.start_workflows, *args, **kwargs)
 
     async def get_execution(self, execution_id: str) -> ExecutionInfo:
         """See `OrchestratorService.get_execution`."""

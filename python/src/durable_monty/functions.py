@@ -77,6 +77,11 @@ _options: dict[str, dict[str, Any]] = {}
 """What `register_function` was told beside the function, in the engine's words."""
 
 
+def options_of(name: str) -> dict[str, Any]:
+    """What was said about how to run a registered function, in the engine's words."""
+    return _options.get(name, {})
+
+
 def register_function(
     name: str, *, retry: RetryPolicy | None = None, timeout: float | None = None
 ) -> Callable[[Function], Function]:

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from sqlalchemy.engine import Engine
@@ -17,12 +18,14 @@ from .errors import (
     Conflict,
     ExecutionCancelled,
     ExecutionFailed,
+    InvalidWorkflow,
     NotCompleted,
     NotFound,
 )
 from .failures import failure_of
 from .functions import declare_functions
 from .models import CallStatus, ExecutionStatus
+from .steps import StepWorkflow, load_workflow
 from .values import decode, encode, encode_object
 
 if TYPE_CHECKING:
@@ -147,6 +150,72 @@ class OrchestratorService:
             check_inputs(self._store.engine, code, functions, names, given)
             starts.append((code, functions, encode_object(given, f"inputs[{index}]")))
         return self._store.engine.start_many(starts)
+
+    def start_workflow(
+        self,
+        workflow: StepWorkflow | str | Path,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        idempotency_key: str | None = None,
+        limits: Mapping[str, int] | None = None,
+        namespace: str | None = None,
+        queue: str | None = None,
+        tags: Iterable[str] = (),
+    ) -> str:
+        """Checks and stores an execution of a step workflow, or of the one in a file, and returns
+        its id. Its agents must be registered in this process.
+
+        `inputs` are what its templates know as `inputs`. The rest is as with `start_execution`.
+
+        Raises InvalidWorkflow for a definition that can't work, with the place in it, and TypeError
+        for an input that has no JSON form.
+        """
+        if not isinstance(workflow, StepWorkflow):
+            workflow = load_workflow(workflow)
+        given = encode_object(dict(inputs or {}), "inputs")
+        try:
+            execution_id = self._store.engine.start(
+                workflow.source,
+                workflow.declared_agents(),
+                given,
+                workflow.id,
+                idempotency_key,
+                None if limits is None else json.dumps(dict(limits)),
+                namespace,
+                queue,
+                [tags] if isinstance(tags, str) else list(tags),
+                workflow.language,
+            )
+        except InvalidWorkflow as error:
+            raise self._refused(workflow, error) from None
+        logger.debug("execution %s of %s scheduled", execution_id, workflow.id)
+        return execution_id
+
+    def start_workflows(
+        self, workflow: StepWorkflow | str | Path, inputs: Iterable[Mapping[str, Any]]
+    ) -> list[str]:
+        """Starts one execution of a step workflow for each set of inputs, in few commits."""
+        if not isinstance(workflow, StepWorkflow):
+            workflow = load_workflow(workflow)
+        source, agents = workflow.source, workflow.declared_agents()
+        starts = [
+            (source, agents, encode_object(dict(given), f"inputs[{index}]"))
+            for index, given in enumerate(inputs)
+        ]
+        try:
+            return self._store.engine.start_many(starts, workflow.language)
+        except InvalidWorkflow as error:
+            raise self._refused(workflow, error) from None
+
+    def _refused(self, workflow: StepWorkflow, error: InvalidWorkflow) -> InvalidWorkflow:
+        """What is wrong with a workflow. A program knows the agents that it names, and stays the
+        same when others come; to name the nearest one, all of them have to be told of."""
+        every = workflow.declared_agents(all_known=True)
+        try:
+            self._store.engine.validate(workflow.source, every, [], workflow.language)
+        except InvalidWorkflow as better:
+            error = better
+        return workflow.refused(error)
 
     # Looking
 

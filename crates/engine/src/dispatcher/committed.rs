@@ -155,6 +155,7 @@ fn request(
         call,
         attempt: open.attempt,
         function: options.target.unwrap_or_else(|| name.clone()),
+        step: name.clone(),
         args: args.clone(),
         kwargs: kwargs.clone(),
         timeout_ms: options.timeout_ms,

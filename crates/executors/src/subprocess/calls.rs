@@ -267,6 +267,7 @@ mod tests {
             call,
             attempt: 1,
             function: function.into(),
+            step: function.into(),
             args: Payload::trusted("[]"),
             kwargs: Payload::trusted("{}"),
             timeout_ms: None,

@@ -77,6 +77,7 @@ struct WireReply<'a> {
 struct WireCall<'a> {
     id: u64,
     function: &'a str,
+    step: &'a str,
     args: &'a RawValue,
     kwargs: &'a RawValue,
     execution: String,
@@ -164,6 +165,7 @@ fn wire_call(number: u64, call: &CallRequest) -> serde_json::Result<String> {
     serde_json::to_string(&WireCall {
         id: number,
         function: &call.function,
+        step: &call.step,
         args: serde_json::from_str(&args)?,
         kwargs: serde_json::from_str(&kwargs)?,
         execution: call.execution.to_string(),

@@ -136,7 +136,7 @@ impl Reader<'_, '_> {
         let known = ["id", "version", "description", "inputs", "steps"];
         let mut fields = Fields::of(node, "a workflow", &known, self.report)?;
         if let Some(id) = fields.required("id", node, self.report) {
-            self.name(id, "the id");
+            self.name(id, "the id", "-_.");
         }
         if let Some(version) = fields.take("version")
             && !matches!(version.tree, Tree::Number(_) | Tree::Text(_))
@@ -182,8 +182,8 @@ impl Reader<'_, '_> {
     }
 
     /// Checks something that is a name.
-    fn name(&mut self, node: &Node, what: &str) -> Option<String> {
-        let is_part = |letter: char| letter.is_ascii_alphanumeric() || "_-.".contains(letter);
+    fn name(&mut self, node: &Node, what: &str, marks: &str) -> Option<String> {
+        let is_part = |letter: char| letter.is_ascii_alphanumeric() || marks.contains(letter);
         match &node.tree {
             Tree::Text(name)
                 if !name.is_empty() && name.len() <= 200 && name.chars().all(is_part) =>
@@ -258,7 +258,8 @@ impl Reader<'_, '_> {
     }
 
     fn agent(&mut self, node: &Node) -> Option<String> {
-        let name = self.name(node, "agent")?;
+        // An agent may be named with its version: summarize@2.
+        let name = self.name(node, "agent", "-_.@")?;
         let declared = &self.definition.functions;
         if !declared.contains_key(&name) {
             let hint = match nearest(&name, declared.keys().map(String::as_str)) {

@@ -113,6 +113,19 @@ timeout = 0.5
 }
 
 #[test]
+fn an_agent_is_named_with_its_version_or_without() {
+    let mut definition = definition(
+        Language::Yaml,
+        "id: x\nsteps:\n  - {name: a, agent: extract@2}\n  - {name: b, agent: extract}\n",
+    );
+    definition.functions.insert("extract@2".to_owned(), FunctionOptions::default());
+    let workflow = super::read(&definition).unwrap();
+    let agents: Vec<_> = workflow.steps.iter().map(|step| step.agent.as_str()).collect();
+    assert_eq!(agents, ["extract@2", "extract"]);
+    assert!(refused("id: x@1\nsteps: []\n").contains("the id has to be a name"));
+}
+
+#[test]
 fn a_mistake_is_shown_where_it_is() {
     let shown = refused("id: x\nsteps:\n  - name: a\n    agent: sumarize\n");
     assert_eq!(

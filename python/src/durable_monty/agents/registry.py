@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import importlib
 import inspect
@@ -188,11 +189,9 @@ def unknown_agent(name: str) -> str:
 
 def names_with_versions() -> Iterable[str]:
     """Every name that a step may ask for."""
-    return [target.removeprefix(PREFIX) for target in FUNCTION_REGISTRY if _is_agent(target)]
-
-
-def _is_agent(target: str) -> bool:
-    return isinstance(FUNCTION_REGISTRY[target], AgentFunction)
+    # Also functions that were registered as `agent:NAME`.
+    targets = [target for target in FUNCTION_REGISTRY if target.startswith(PREFIX)]
+    return [target.removeprefix(PREFIX) for target in targets]
 
 
 def _registered() -> Iterable[AgentFunction]:
@@ -244,7 +243,17 @@ class AgentFunction:
         return self._checked(result, context)
 
     async def _finish(self, result: Awaitable[Any], context: AgentContext) -> dict[str, Any]:
-        return self._checked(await result, context)
+        left = context.remaining()
+        if left is None:
+            return self._checked(await result, context)
+        try:
+            found = await asyncio.wait_for(result, left)
+        except asyncio.TimeoutError:
+            if not context.remaining():
+                late = f"agent '{self.name}' did not return before its deadline and was cancelled"
+                raise TimeoutError(late) from None
+            raise
+        return self._checked(found, context)
 
     def _checked(self, result: Any, context: AgentContext) -> dict[str, Any]:
         gives = self._ready[2] if self._ready else None

@@ -81,6 +81,8 @@ class CallRequest:
     """How long the attempt may take from when it was handed out."""
     submitted_as: str | None = None
     """The job that an earlier worker made of this very attempt, if one did."""
+    step: str | None = None
+    """The workflow's own name for the call, such as that of the step."""
 
     @property
     def idempotency_key(self) -> str:

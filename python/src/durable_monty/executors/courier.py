@@ -229,6 +229,7 @@ class Courier:
                     attempt=task.attempt,
                     timeout_ms=task.timeout_ms,
                     submitted_as=noted.get((task.execution_id, task.call_id, task.attempt)),
+                    step=task.step,
                 ),
                 task,
             )

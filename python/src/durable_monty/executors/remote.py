@@ -39,6 +39,7 @@ def message_of(call: CallRequest) -> dict[str, Any]:
         "job_id": call.job_id,
         "execution_id": call.execution_id,
         "call_id": call.call_id,
+        "step": call.step,
         "attempt": call.attempt,
         "idempotency_key": call.idempotency_key,
         "deadline": None if timeout_s is None else time.time() + timeout_s,
@@ -64,6 +65,7 @@ def request_of(message: object) -> CallRequest:
         call_id=int(message.get("call_id", 0)),
         attempt=int(message.get("attempt", 1)),
         timeout_ms=left_ms,
+        step=message.get("step"),
     )
 
 

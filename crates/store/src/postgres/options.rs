@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 use durable_core::Result;
 use tokio_postgres::{Config, config::SslMode};
 
-use super::error::with_causes;
+use super::error::{unavailable, with_causes};
 use crate::query::{decode, duration, invalid};
 
 /// How a connection is encrypted.
@@ -94,6 +94,23 @@ impl PostgresOptions {
         }
         options.config.ssl_mode(mode);
         Ok(options)
+    }
+
+    /// Makes one connection, driven by the runtime that polls this, for tables beside a store's.
+    /// Nothing is prepared by it, and no session state is used.
+    ///
+    /// # Errors
+    /// `Invalid` when the certificates can't be read; `Unavailable` when the server can't be
+    /// reached, or takes nobody in.
+    pub async fn connect(&self) -> Result<tokio_postgres::Client> {
+        let connected = self.connection(false).connect(super::tls::connector(self)?).await;
+        let (client, connection) =
+            connected.map_err(|error| unavailable("no connection", &with_causes(&error)))?;
+        tokio::spawn(async move {
+            // Whoever asks next is told.
+            let _ = connection.await;
+        });
+        Ok(client)
     }
 
     /// What a connection is made with.

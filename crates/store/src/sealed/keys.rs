@@ -1,6 +1,6 @@
 //! The keys that payloads are sealed with.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use chacha20poly1305::{
@@ -14,6 +14,19 @@ const MAX_KEYS: usize = 64;
 const MAX_NAME_CHARS: usize = 64;
 
 const NONCE_BYTES: usize = 24;
+
+/// How sealed bytes begin: this, the length of the key's name, and the name.
+const MAGIC: &[u8] = b"DMSEALED";
+
+/// The key's name in sealed bytes, and what is sealed; `None` when they are not.
+pub(super) fn parts<'a>(place: &str, bytes: &'a [u8]) -> Result<Option<(&'a str, &'a [u8])>> {
+    let Some((length, rest)) = bytes.strip_prefix(MAGIC).and_then(<[u8]>::split_first) else {
+        return Ok(None);
+    };
+    let parts = rest.split_at_checked(usize::from(*length));
+    let parts = parts.and_then(|(key, data)| Some((std::str::from_utf8(key).ok()?, data)));
+    parts.map(Some).ok_or_else(|| Error::corrupt(format!("{place} is sealed, and torn")))
+}
 
 /// Some keys, each with a name. The first seals, all of them open.
 #[derive(Clone, Default)]
@@ -99,6 +112,27 @@ impl KeyRing {
             .encrypt(&XNonce::from(nonce), with_place)
             .map_err(|_| Error::invalid("the payload is too large to be sealed"))?;
         Ok((&key.name, [&nonce[..], &sealed].concat()))
+    }
+
+    /// Seals bytes for a place under the first key. What they look like then tells the key's name.
+    ///
+    /// # Errors
+    /// `Internal` without a key; `Invalid` for more than can be sealed.
+    pub fn seal_bytes(&self, place: &str, content: &[u8]) -> Result<Vec<u8>> {
+        let (key, sealed) = self.seal(place, content)?;
+        Ok([MAGIC, &[key.len() as u8], key.as_bytes(), &sealed].concat())
+    }
+
+    /// Opens what [`KeyRing::seal_bytes`] sealed for the same place; what is not sealed stays as
+    /// it is.
+    ///
+    /// # Errors
+    /// `Unavailable` without the key; `Corrupt` when it was altered, or sealed for another place.
+    pub fn open_bytes<'a>(&self, place: &str, bytes: &'a [u8]) -> Result<Cow<'a, [u8]>> {
+        match parts(place, bytes)? {
+            None => Ok(Cow::Borrowed(bytes)),
+            Some((key, sealed)) => self.open(key, place, sealed).map(Cow::Owned),
+        }
     }
 
     /// Opens what was sealed for a place under the key of a name.

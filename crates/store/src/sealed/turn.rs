@@ -9,14 +9,11 @@ use durable_core::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::KeyRing;
+use super::{KeyRing, keys::parts};
 use crate::{CallRecord, ExecutionRecord, Loaded};
 
 /// The version of the sealed form.
 const VERSION: &str = "1";
-
-/// How sealed bytes begin: this, the length of the key's name, and the name.
-const MAGIC: &[u8] = b"DMSEALED";
 
 /// A sealed payload as it is stored: still JSON, for columns that want it.
 #[derive(Serialize, Deserialize)]
@@ -285,22 +282,12 @@ pub(super) fn turned_bytes(
     place: &str,
     bytes: &[u8],
 ) -> Result<Option<Vec<u8>>> {
-    let seal = |bytes: &[u8]| {
-        let (key, sealed) = keys.seal(place, bytes)?;
-        Ok([MAGIC, &[key.len() as u8], key.as_bytes(), &sealed].concat())
-    };
     let open = |bytes: &[u8]| -> Result<Option<(String, Vec<u8>)>> {
-        let Some((length, rest)) = bytes.strip_prefix(MAGIC).and_then(<[u8]>::split_first) else {
-            return Ok(None);
-        };
-        let parts = rest.split_at_checked(usize::from(*length));
-        let parts = parts.and_then(|(key, data)| Some((std::str::from_utf8(key).ok()?, data)));
-        let (key, sealed) =
-            parts.ok_or_else(|| Error::corrupt(format!("{place} is sealed, and torn")))?;
+        let Some((key, sealed)) = parts(place, bytes)? else { return Ok(None) };
         Ok(Some((key.to_owned(), keys.open(key, place, sealed)?)))
     };
     match way {
-        Way::Seal => seal(bytes).map(Some),
+        Way::Seal => keys.seal_bytes(place, bytes).map(Some),
         Way::Open => Ok(open(bytes)?.map(|(_, opened)| opened)),
         Way::Renew(tally) => {
             let (key, opened) = open(bytes)?.unwrap_or_else(|| (String::new(), bytes.to_owned()));
@@ -308,7 +295,7 @@ pub(super) fn turned_bytes(
                 return Ok(None);
             }
             tally.add(&key);
-            seal(&opened).map(Some)
+            keys.seal_bytes(place, &opened).map(Some)
         }
     }
 }

@@ -3,6 +3,7 @@
 //! No lock of this crate is held while Python code runs, and the GIL is not held while anything
 //! here waits. What each function takes and gives stands in `_internal.pyi`.
 
+mod checkpoints;
 mod engine;
 mod error;
 mod http;
@@ -47,6 +48,7 @@ fn _internal(module: &Bound<'_, PyModule>) -> PyResult<()> {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<engine::Engine>()?;
+    module.add_class::<checkpoints::CheckpointStore>()?;
     module.add_class::<task::Task>()?;
     module.add_class::<http::HttpApp>()?;
     module.add_class::<http::Exchange>()?;

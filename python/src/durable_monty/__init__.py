@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .service import OrchestratorService
     from .steps import Step, StepWorkflow, load_workflow
     from .worker import Worker
+    from .workflows import playbook, workflow
 
 __all__ = [
     "FUNCTION_REGISTRY",
@@ -102,11 +103,13 @@ __all__ = [
     "invoke_agent",
     "list_agents",
     "load_workflow",
+    "playbook",
     "register_agent",
     "register_function",
     "resume_execution",
     "start_execution",
     "to_json",
+    "workflow",
 ]
 
 # What is imported when it is first used, by the module that defines it. A process that only runs
@@ -152,6 +155,7 @@ _HOMES = {
     "service": ["OrchestratorService"],
     "steps": ["Step", "StepWorkflow", "load_workflow"],
     "worker": ["Worker"],
+    "workflows": ["playbook", "workflow"],
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = frozenset(
@@ -159,6 +163,7 @@ _MODULES = frozenset(
         "agents",
         "aio",
         "api",
+        "checkpoints",
         "context",
         "coordinator",
         "db",
@@ -173,6 +178,7 @@ _MODULES = frozenset(
         "values",
         "webhooks",
         "worker",
+        "workflows",
     ]
 )
 

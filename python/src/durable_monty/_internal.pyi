@@ -60,6 +60,22 @@ class Task:
     idempotency_key: str
     timeout_ms: int | None
 
+class CheckpointStore:
+    """Checkpoints behind a URL; contents are JSON text."""
+
+    place: str
+    def __init__(
+        self, url: str, max_bytes: int, keep_last: int, lease_s: float, keys: str | None
+    ) -> None: ...
+    def save(self, id: str, content: str) -> tuple[int, int]:  # noqa: A002
+        """How many bytes are kept, and how many older checkpoints were removed."""
+    def load(self, id: str) -> str | None: ...  # noqa: A002
+    def list(self, execution: str) -> list[str]: ...
+    def delete(self, id: str) -> bool: ...  # noqa: A002
+    def cleanup(self, execution: str, keep_last: int) -> int: ...
+    def acquire(self, execution: str) -> None: ...
+    def release(self, execution: str) -> None: ...
+
 class Engine:
     """One open store with its engine."""
 

@@ -1,0 +1,131 @@
+"""Saving and finding the checkpoints of one execution."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import warnings
+from typing import Any
+
+from ..errors import Corrupt
+from .content import CheckpointWarning, Policy, savable
+from .names import parse_checkpoint_id, parse_execution_id
+from .provider import Checkpoint, CheckpointProvider
+
+__all__ = ["CheckpointManager"]
+
+
+class CheckpointManager:
+    """The checkpoints of one execution, numbered from 1 across restarts.
+
+    `keep_last_n`: how many are kept at each save; None for what the provider does by itself, or 10.
+    `on_unsaved`: what happens when a variable can't be saved: "error" raises `InvalidCheckpoint`
+    and saves nothing, "warn" leaves it out, warns, and notes it in the metadata under "unsaved".
+
+    `async with manager:` gives the right to write back at the end, so that another process need
+    not wait for it.
+    """
+
+    def __init__(
+        self,
+        execution_id: str,
+        provider: CheckpointProvider,
+        *,
+        keep_last_n: int | None = None,
+        on_unsaved: Policy = "error",
+    ) -> None:
+        if on_unsaved not in ("error", "warn"):
+            raise ValueError(f"on_unsaved is {on_unsaved!r}: expected 'error' or 'warn'")
+        self.execution_id = parse_execution_id(execution_id)
+        self.provider = provider
+        self.on_unsaved: Policy = on_unsaved
+        self.keep_last_n = keep_last_n
+        if keep_last_n is None and provider.keep_last_n is None:
+            self.keep_last_n = 10
+        self.checkpoint_counter: int | None = None
+        self._saving = asyncio.Lock()
+
+    async def save_checkpoint(
+        self,
+        statement_code: str,
+        namespace: dict[str, Any],
+        execution_state: dict[str, Any],
+        call_stack: list[Any],
+        llm_response: str | None = None,
+        executed_code: str | None = None,
+    ) -> str:
+        """Saves a checkpoint after a statement; its id. It is safe when this returns."""
+        kept, unsaved = savable(namespace, self.on_unsaved)
+        async with self._saving:
+            if self.checkpoint_counter is None:
+                # Nobody else counts on from here.
+                await self.provider.acquire(self.execution_id)
+                ids = await self.provider.list_checkpoints(self.execution_id)
+                self.checkpoint_counter = parse_checkpoint_id(ids[-1])[1] if ids else 0
+            counter = self.checkpoint_counter + 1
+            checkpoint_id = f"{self.execution_id}_ckpt_{counter}"
+            metadata: dict[str, Any] = {
+                "statement": statement_code,
+                "counter": counter,
+                "execution_id": self.execution_id,
+                "timestamp": time.time(),
+                "call_stack": call_stack,
+                "llm_response": llm_response,
+                "executed_code": executed_code,
+            }
+            if unsaved:
+                metadata["unsaved"] = unsaved
+            await self.provider.save_checkpoint(checkpoint_id, execution_state, kept, metadata)
+            self.checkpoint_counter = counter
+            if self.keep_last_n is not None:
+                await self.provider.cleanup_old_checkpoints(self.execution_id, self.keep_last_n)
+        return checkpoint_id
+
+    async def load_checkpoint(self, checkpoint_id: str) -> Checkpoint | None:
+        """The checkpoint with an id; None when there is none."""
+        return await self.provider.load_checkpoint(checkpoint_id)
+
+    async def list_checkpoints(self) -> list[str]:
+        """The ids of the execution's checkpoints in the order of their numbers."""
+        return await self.provider.list_checkpoints(self.execution_id)
+
+    async def get_latest_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint that can be read; None when there is none at all.
+
+        Newer ones that can't be read are named in a warning. Raises `Corrupt` when there are some
+        and none can be read.
+        """
+        corrupt: list[str] = []
+        for checkpoint_id in reversed(await self.list_checkpoints()):
+            try:
+                checkpoint = await self.load_checkpoint(checkpoint_id)
+            except Corrupt as error:
+                corrupt.append(str(error))
+                continue
+            if checkpoint is None:  # removed since it was listed
+                continue
+            if corrupt:
+                message = f"{'; '.join(corrupt)}: {checkpoint_id} is used instead"
+                warnings.warn(message, CheckpointWarning, stacklevel=2)
+            return checkpoint
+        if corrupt:
+            raise Corrupt(
+                f"no checkpoint of execution {self.execution_id} can be read: {'; '.join(corrupt)}"
+            )
+        return None
+
+    async def cleanup_old_checkpoints(self, keep_last_n: int = 10) -> int:
+        """Removes all but the last checkpoints; how many were removed."""
+        return await self.provider.cleanup_old_checkpoints(self.execution_id, keep_last_n)
+
+    async def close(self) -> None:
+        """Lets others write the checkpoints of this execution."""
+        async with self._saving:
+            self.checkpoint_counter = None
+            await self.provider.release(self.execution_id)
+
+    async def __aenter__(self) -> CheckpointManager:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

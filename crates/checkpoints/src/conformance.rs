@@ -226,12 +226,10 @@ fn one_of_many_writers_wins(open: Open<'_>) {
                     let options = Options { lease: LONG, ..Options::default() };
                     let checkpoints = Checkpoints::new(provider.clone(), options);
                     start.wait();
-                    let won = (1..=5)
-                        .map(|number| {
-                            let id = execution.checkpoint(number).to_string();
-                            checkpoints.save(&id, b"state").is_ok()
-                        })
-                        .all(|saved| saved);
+                    let won = (1..=5).all(|number| {
+                        let id = execution.checkpoint(number).to_string();
+                        checkpoints.save(&id, b"state").is_ok()
+                    });
                     // Nobody gives the lease back before all have tried.
                     start.wait();
                     won

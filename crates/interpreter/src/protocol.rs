@@ -182,6 +182,10 @@ pub(crate) enum WireRequest {
     Timer {
         delay_ms: u64,
     },
+    Feed {
+        last: String,
+        number: u32,
+    },
 }
 
 /// See `durable_core::End`.

@@ -75,10 +75,10 @@ impl Language {
     /// # Errors
     /// `Invalid` that lists the names there are.
     pub fn parse(name: &str) -> Result<Self> {
-        let all = [Self::Python, Self::Yaml, Self::Toml, Self::Json];
+        let all = [Self::Python, Self::Yaml, Self::Toml, Self::Json, Self::Session];
         all.into_iter().find(|language| language.as_str() == name).ok_or_else(|| {
             Error::invalid(format!(
-                "there is no language {name:.50?}: give python, yaml, toml or json"
+                "there is no language {name:.50?}: give python, yaml, toml, json or session"
             ))
         })
     }

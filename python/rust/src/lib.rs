@@ -7,6 +7,7 @@ mod engine;
 mod error;
 mod http;
 mod records;
+mod session;
 mod sqlite;
 mod task;
 
@@ -48,6 +49,7 @@ fn _internal(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<engine::Engine>()?;
     module.add_class::<task::Task>()?;
+    module.add_class::<session::Session>()?;
     module.add_class::<http::HttpApp>()?;
     module.add_class::<http::Exchange>()?;
     module.add_class::<sqlite::SqliteConnection>()?;

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from .models import Call, CallStatus, Execution, ExecutionStatus, from_json, to_json
     from .orchestrator import resume_execution, start_execution
     from .service import OrchestratorService
+    from .sessions import AsyncSession, Session
     from .steps import Step, StepWorkflow, load_workflow
     from .worker import Worker
 
@@ -62,6 +63,7 @@ __all__ = [
     "FUNCTION_REGISTRY",
     "AgentContext",
     "AsyncOrchestratorService",
+    "AsyncSession",
     "Call",
     "CallContext",
     "CallFailed",
@@ -88,6 +90,7 @@ __all__ = [
     "OrchestratorService",
     "ProcessPoolExecutor",
     "RetryPolicy",
+    "Session",
     "Step",
     "StepWorkflow",
     "Unavailable",
@@ -150,6 +153,7 @@ _HOMES = {
     "models": ["Call", "CallStatus", "Execution", "ExecutionStatus", "from_json", "to_json"],
     "orchestrator": ["resume_execution", "start_execution"],
     "service": ["OrchestratorService"],
+    "sessions": ["AsyncSession", "Session"],
     "steps": ["Step", "StepWorkflow", "load_workflow"],
     "worker": ["Worker"],
 }
@@ -169,6 +173,7 @@ _MODULES = frozenset(
         "models",
         "orchestrator",
         "service",
+        "sessions",
         "steps",
         "values",
         "webhooks",

@@ -27,6 +27,7 @@ from durable_monty import (
     init_db,
     register_function,
 )
+from durable_monty.sessions import Opaque
 
 ROOT = Path(__file__).parents[2]
 
@@ -103,6 +104,21 @@ def test_one_feed_at_a_time_from_wherever(service: OrchestratorService) -> None:
     with pytest.raises(Conflict, match="was other code"):
         again.feed("other", number=2)
     again.close()
+
+
+def test_a_session_is_looked_into_forked_and_rewound(service: OrchestratorService) -> None:
+    session = service.open_session(FUNCTIONS)
+    session.feed("x = (await session_add(1, 1), 'a')\ndef f(): pass")
+    session.feed("x = 3")
+    seen = session.variables()
+    assert seen["x"] == 3 and isinstance(seen["f"], Opaque) and "session_add" not in seen
+    assert session.fork().feed("x").output == 3
+    assert session.fork(after=1).feed("x").output == (2, "a")
+    back = session.rewind(1)
+    assert back.variables()["x"] == (2, "a") and len(back.feeds()) == 1
+    assert service.get_execution(session.id)["status"] == "cancelled"
+    with pytest.raises(NotFound, match="feed 7"):
+        back.rewind(7)
 
 
 def test_what_is_no_session_is_refused(service: OrchestratorService) -> None:

@@ -6,6 +6,7 @@
 //! executions have not: it can be fed by any process on the store, whoever runs it.
 
 use std::{
+    collections::BTreeMap,
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -17,6 +18,8 @@ use durable_engine::{Engine, Start};
 use durable_store::{CallRecord, ExecutionRecord};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
+
+use crate::checkpoints::{self, Checkpoint};
 
 /// An open or closed session.
 #[derive(Clone, Copy)]
@@ -239,6 +242,75 @@ impl<'e> Session<'e> {
             }
         }
         Ok(feeds)
+    }
+
+    /// The names the session knows by now and their values; during a feed, as they were when it
+    /// last asked for something. What has no form as a payload is `{"$py:repr": …}` with a few
+    /// words. The declared functions are left out.
+    ///
+    /// The session is run again against its journal for it, and itself left alone.
+    ///
+    /// # Errors
+    /// `Conflict` when it has not begun, or does not get there any more.
+    pub fn variables(&self) -> Result<BTreeMap<String, Payload>> {
+        let last = checkpoints::list(self.engine, self.id)?.pop();
+        let last = last.ok_or_else(|| self.not_fed(1))?;
+        let functions = checkpoints::definition(self.engine, &last)?.functions;
+        let seen = checkpoints::inspect(self.engine, &last)?;
+        let module = seen.stacks.into_iter().flatten().find(|frame| frame.function == "<module>");
+        let mut variables = module.map(|frame| frame.variables).unwrap_or_default();
+        variables.retain(|name, value| {
+            !(functions.contains_key(name) && value.as_str().starts_with(r#"{"$py:repr""#))
+        });
+        Ok(variables)
+    }
+
+    /// A new session that goes on from where this one was after a feed (0 is before the first),
+    /// or after the last one that has ended. This one stays as it is.
+    ///
+    /// # Errors
+    /// `NotFound` when no such feed has ended.
+    pub fn fork(&self, after: Option<u32>) -> Result<Self> {
+        let checkpoint = self.checkpoint(after)?;
+        let id = checkpoints::fork(self.engine, &checkpoint, &[])?;
+        Ok(Self { engine: self.engine, id })
+    }
+
+    /// Takes the session back to where it was after a feed (0 is before the first): this one is
+    /// cancelled if it has not ended, and the one returned goes on in its place. So one goes on
+    /// after a feed that broke a limit, too.
+    ///
+    /// # Errors
+    /// `NotFound` when no such feed has ended.
+    pub fn rewind(&self, after: u32) -> Result<Self> {
+        let checkpoint = self.checkpoint(Some(after))?;
+        let id = checkpoints::restore(self.engine, &checkpoint)?;
+        Ok(Self { engine: self.engine, id })
+    }
+
+    /// Where the session asked for the feed after this one.
+    fn checkpoint(&self, after: Option<u32>) -> Result<Checkpoint> {
+        let mut found: Vec<(u32, Checkpoint)> = Vec::new();
+        for checkpoint in checkpoints::list(self.engine, self.id)? {
+            let feed = checkpoint.waits_for.iter().find(|call| call.new.request.is_feed());
+            let Some(Request::Function { kwargs, .. }) = feed.map(|call| &call.new.request) else {
+                continue;
+            };
+            found.push((number_of(kwargs)?.saturating_sub(1), checkpoint));
+        }
+        let last = found.last().map(|(number, _)| *number);
+        let wanted = after.or(last);
+        let at = found.into_iter().find(|(number, _)| Some(*number) == wanted);
+        at.map(|(_, checkpoint)| checkpoint).ok_or_else(|| {
+            Error::not_found(match last {
+                Some(last) => format!(
+                    "feed {} of session {} has not ended: the last one that has is {last}",
+                    after.unwrap_or(last),
+                    self.id
+                ),
+                None => format!("session {} has not begun", self.id),
+            })
+        })
     }
 
     /// Ends the session, which is completed then: its output is the number of its feeds. One that

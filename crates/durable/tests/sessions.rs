@@ -155,6 +155,77 @@ fn without_its_snapshot_a_session_is_rebuilt_from_its_journal() {
     assert!(!log.iter().any(|event| event.contains("PAUSED")), "{log:?}");
 }
 
+#[test]
+fn a_session_is_looked_into_forked_and_rewound() {
+    let scene = Scene::new();
+    let durable = open(&scene);
+    let limits = Limits { max_advance_ms: 200, ..Limits::default() };
+    let workflow = Workflow::session().limits(limits).input("base", 1).unwrap();
+    let session = durable.open_session(&workflow).unwrap();
+    feed(&session, "x = await add(base, 1)\ndef f():\n    return x\n");
+    feed(&session, "x = [x, 'two']\ny = (1, 2)");
+    let text = |session: &Session<'_>| {
+        let variables = session.variables().unwrap();
+        variables.iter().map(|(name, value)| format!("{name}={value:?} ")).collect::<String>()
+    };
+    let seen = session.variables().unwrap();
+    assert_eq!(seen["x"].as_str(), r#"[2,"two"]"#);
+    assert_eq!(seen["y"].as_str(), r#"{"$tuple":[1,2]}"#);
+    assert!(seen["f"].as_str().contains("$py:repr"), "{}", text(&session));
+    assert!(!seen.contains_key("add"));
+    let fork = session.fork(None).unwrap();
+    assert_eq!(feed(&fork, "x.append(3)\nx").output.as_str(), r#"[2,"two",3]"#);
+    assert_eq!(feed(&session, "x").output.as_str(), r#"[2,"two"]"#);
+    assert_eq!(feed(&session.fork(Some(1)).unwrap(), "[f(), x]").output.as_str(), "[2,2]");
+    let fresh = session.fork(Some(0)).unwrap();
+    assert_eq!(feed(&fresh, "x").error.unwrap().error_type, "NameError");
+    assert!(matches!(session.fork(Some(9)), Err(Error::NotFound(_))));
+    // Back from a feed that never ends.
+    let told = message(session.feed(&Feed::new("while True:\n    pass"), Some(PATIENCE)));
+    assert!(told.contains("TimeLimitExceeded"), "{told}");
+    let back = session.rewind(2).unwrap();
+    assert_eq!(feed(&back, "x").output.as_str(), r#"[2,"two"]"#);
+    assert_eq!(back.feeds().unwrap().len(), 3);
+    let again = back.rewind(1).unwrap();
+    assert_eq!(feed(&again, "x").output.as_str(), "2");
+    assert_eq!(ended(durable.engine(), back.id()).status, Status::Cancelled);
+}
+
+#[test]
+fn the_variables_of_a_session_in_a_feed_are_those_at_its_await() {
+    let scene = Scene::new();
+    let endless = |(_,): (i64,)| std::future::pending::<Result<(), FunctionError>>();
+    let durable = scene.builder().function("outside", endless).open().unwrap();
+    let session = durable.open_session(&Workflow::session()).unwrap();
+    feed(&session, "a = 1\nasync def go(b):\n    return await outside(b)\n");
+    session.submit(&Feed::new("c = 3\nd = await go(c)"), Some(PATIENCE)).unwrap();
+    until("the call is open", || calls(durable.engine(), session.id()).len() == 3);
+    let seen = session.variables().unwrap();
+    assert_eq!((seen["a"].as_str(), seen["c"].as_str()), ("1", "3"));
+    assert!(!seen.contains_key("d"));
+    let all = durable::checkpoints::list(durable.engine(), session.id()).unwrap();
+    let stacks = durable::checkpoints::inspect(durable.engine(), &all[2]).unwrap().stacks;
+    let inner = stacks[0].last().unwrap();
+    assert_eq!((inner.function.as_str(), inner.position.line), ("go", 3));
+    assert_eq!(inner.variables["b"].as_str(), "3");
+}
+
+#[test]
+fn sessions_live_on_servers_too() {
+    for scene in [Scene::on_postgres(), Scene::on_mysql()].into_iter().flatten() {
+        let durable = open(&scene);
+        let session = durable.open_session(&Workflow::session()).unwrap();
+        feed(&session, "x = await add(1, 2)");
+        let other = scene.builder().open_engine().unwrap();
+        let there = Session::get(&other, session.id()).unwrap();
+        assert_eq!(feed(&there, "x").output.as_str(), "3");
+        until("the lease is given back", || durable.engine().held() == 0);
+        // An idle session is not stranded.
+        assert_eq!(other.store().check().unwrap(), Vec::<String>::new());
+        there.close(Some(PATIENCE)).unwrap().unwrap();
+    }
+}
+
 const EXPECTED: &str = r#"1: ["page a","page b","page c"]
 2: 4
 3: ValueError: no such page

@@ -108,6 +108,21 @@ impl Session {
         Ok(list)
     }
 
+    fn variables(&self, py: Python<'_>) -> PyResult<std::collections::BTreeMap<String, String>> {
+        let variables = self.with(py, |session| session.variables())?;
+        let text = |(name, value): (String, Payload)| (name, value.as_str().to_owned());
+        Ok(variables.into_iter().map(text).collect())
+    }
+
+    #[pyo3(signature = (after = None))]
+    fn fork(&self, py: Python<'_>, after: Option<u32>) -> PyResult<String> {
+        self.with(py, |session| Ok(session.fork(after)?.id().to_string()))
+    }
+
+    fn rewind(&self, py: Python<'_>, after: u32) -> PyResult<String> {
+        self.with(py, |session| Ok(session.rewind(after)?.id().to_string()))
+    }
+
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.wait(py, None, |session, at_most| session.close(Some(at_most))).map(drop)
     }

@@ -180,6 +180,12 @@ class Session:
     def result(self, number: int, timeout_s: float | None = None) -> FeedResultDict | None:
         """Waits for what a feed comes to; None when the time is over."""
     def feeds(self) -> list[FeedDict]: ...
+    def variables(self) -> dict[str, str]:
+        """JSON by name."""
+    def fork(self, after: int | None = None) -> str:
+        """The id of a new session that goes on from after a feed."""
+    def rewind(self, after: int) -> str:
+        """As `fork`; this session is cancelled."""
     def close(self) -> None: ...
 
 class SqliteConnection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from . import _internal
     from .db import Store
 
-__all__ = ["AsyncSession", "Feed", "FeedError", "FeedResult", "Session"]
+__all__ = ["AsyncSession", "Feed", "FeedError", "FeedResult", "Opaque", "Session"]
 
+
+_OPAQUE = "$py:repr"
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,14 @@ class Feed:
         return None if self.result is None else self.result.error
 
 
+@dataclass(frozen=True)
+class Opaque:
+    """A variable whose value has no JSON form."""
+
+    words: str
+    """A few words on what it is."""
+
+
 class Session:
     """Runs code piece by piece, and keeps its names, on disk, from one piece to the next.
 
@@ -84,6 +95,7 @@ class Session:
     """
 
     def __init__(self, store: Store, execution_id: str) -> None:
+        self._store = store
         self._session: _internal.Session = native().Session.open(store.engine, execution_id)
         self.id = execution_id
         """The id of its execution: with it `get_session` finds the session again."""
@@ -133,6 +145,21 @@ class Session:
             )
             for feed in self._session.feeds()
         ]
+
+    def variables(self) -> dict[str, Any]:
+        """The names the session knows by now and their values; during a feed, as they were at its
+        last `await`. What has no JSON form, such as a function, is an `Opaque`."""
+        return {name: _shown(value) for name, value in self._session.variables().items()}
+
+    def fork(self, after: int | None = None) -> Session:
+        """A new session that goes on from where this one was after a feed (0 is before the first),
+        or after the last one that has ended. Raises NotFound when no such feed has ended."""
+        return Session(self._store, self._session.fork(after))
+
+    def rewind(self, after: int) -> Session:
+        """Goes back to where the session was after a feed: returns the session that goes on from
+        there, and cancels this one. Raises NotFound when no such feed has ended."""
+        return Session(self._store, self._session.rewind(after))
 
     def close(self) -> None:
         """Ends the session; its history stays. Raises Conflict while a feed runs."""
@@ -202,6 +229,18 @@ class AsyncSession:
         """See `Session.feeds`."""
         return await asyncio.to_thread(self.sync.feeds)
 
+    async def variables(self) -> dict[str, Any]:
+        """See `Session.variables`."""
+        return await asyncio.to_thread(self.sync.variables)
+
+    async def fork(self, after: int | None = None) -> AsyncSession:
+        """See `Session.fork`."""
+        return AsyncSession(await asyncio.to_thread(self.sync.fork, after))
+
+    async def rewind(self, after: int) -> AsyncSession:
+        """See `Session.rewind`."""
+        return AsyncSession(await asyncio.to_thread(self.sync.rewind, after))
+
     async def close(self) -> None:
         """See `Session.close`."""
         await asyncio.to_thread(self.sync.close)
@@ -231,3 +270,10 @@ def _result(came: _internal.FeedResultDict) -> FeedResult:
         None if error is None else FeedError(**error),
         came["repr"],
     )
+
+
+def _shown(value: str) -> Any:
+    plain = json.loads(value)
+    if isinstance(plain, dict) and plain.keys() == {_OPAQUE}:
+        return Opaque(plain[_OPAQUE])
+    return decode(value)

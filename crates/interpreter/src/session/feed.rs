@@ -8,7 +8,7 @@
 //! The interpreter numbers calls anew in every feed. Here they are numbered on: the interpreter's
 //! call 0 of a feed is the call after the feed's own.
 
-use durable_core::{Position, report::LineIndex};
+use durable_core::{Inspection, Position, report::LineIndex};
 use monty::{MontyRepl, ReplProgress, ReplStartError, SessionRef};
 use monty_types::{
     CompileOptions, ExcType, MontyException, MontyObject, PrintWriter, ResourceTracker,
@@ -23,6 +23,7 @@ use super::{
     policy, printed::Printed, request,
 };
 use crate::{
+    inspect,
     program::{LoadedProgram, SCRIPT_NAME},
     protocol::{WireFailure, WireGroup, WireOutcome, WireRequest},
     value::{self, EncodeError},
@@ -85,6 +86,19 @@ impl Session {
         bytes.extend_from_slice(&notes);
         bytes.extend_from_slice(&dump);
         Ok(bytes)
+    }
+
+    /// What can be seen of it.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub(crate) fn inspect(&self) -> Result<Inspection, String> {
+        match &self.state {
+            State::Idle(repl) => inspect::inspect_idle(repl),
+            State::InFeed(progress) => {
+                inspect::inspect(progress, &|file, start| self.notes.place(file, start))
+            }
+        }
     }
 
     /// Restores what [`Session::dump`] wrote.
@@ -371,16 +385,14 @@ impl Notes {
     fn number(&mut self, inner: u32, range: &SourceRange) -> Asked {
         let id = self.first.saturating_add(inner);
         self.next = self.next.max(id.saturating_add(1));
-        Asked { id, inner, position: self.position(range) }
+        let position = self.place(&range.filename, range.start as usize);
+        Asked { id, inner, position: position.unwrap_or(Position { line: 1, column: 1 }) }
     }
 
     /// Where in the code of a feed something stands.
-    fn position(&self, range: &SourceRange) -> Position {
-        let feed = feed_of(&range.filename).and_then(|feed| feed.checked_sub(1));
-        match feed.and_then(|index| self.sources.get(index)) {
-            Some(code) => LineIndex::new(code).position(code, range.start as usize),
-            None => Position { line: 1, column: 1 },
-        }
+    fn place(&self, filename: &str, start: usize) -> Option<Position> {
+        let code = self.sources.get(feed_of(filename)?.checked_sub(1)?)?;
+        Some(LineIndex::new(code).position(code, start))
     }
 }
 

@@ -70,8 +70,10 @@ impl Waiting {
     /// A sentence.
     pub(crate) fn inspect(&self, program: &LoadedProgram) -> Result<Inspection, String> {
         match self {
-            Self::Run(run) => inspect::inspect(program, &run.progress),
-            Self::Session(_) => Err("sessions can't be looked into".to_owned()),
+            Self::Run(run) => inspect::inspect(&run.progress, &|file, start| {
+                (file == SCRIPT_NAME).then(|| program.position_at(start))
+            }),
+            Self::Session(session) => session.inspect(),
         }
     }
 

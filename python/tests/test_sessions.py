@@ -23,6 +23,7 @@ from durable_monty import (
     InvalidWorkflow,
     NotFound,
     OrchestratorService,
+    Session,
     Worker,
     init_db,
     register_function,
@@ -73,15 +74,20 @@ def test_names_outputs_errors_and_history(service: OrchestratorService) -> None:
         assert (first.number, first.output, first.printed, first.error) == (1, None, "42\n", None)
         assert session.feed("(x, base)").output == (42, 40)
         failed = session.feed("y = 1\nawait session_fail()").error
-        assert failed is not None and failed.traceback is not None
+        assert failed is not None
+        assert failed.traceback is not None
         assert (failed.type, failed.message) == ("LookupError", "nothing there")
         assert '"feed 3", line 2' in failed.traceback
         shown = session.feed("def f():\n    return 1\nf")
-        assert shown.output is None and shown.repr is not None and "f" in shown.repr
+        assert shown.output is None
+        assert shown.repr is not None
+        assert "f" in shown.repr
     history = session.feeds()
     assert [feed.number for feed in history] == [1, 2, 3, 4]
-    assert history[0].response == {"text": "hm"} and history[1].response is None
-    assert history[1].output == (42, 40) and history[2].error == failed
+    assert history[0].response == {"text": "hm"}
+    assert history[1].response is None
+    assert history[1].output == (42, 40)
+    assert history[2].error == failed
     assert service.result(session.id, PATIENCE_S) == 4
     with pytest.raises(Conflict, match="is closed"):
         session.feed("1")
@@ -94,7 +100,7 @@ def test_one_feed_at_a_time_from_wherever(service: OrchestratorService) -> None:
     with pytest.raises(TimeoutError, match="feed 1 of session"):
         session.feed("kept = await session_wait()", timeout=0.2)
     again = service.get_session(session.id)
-    with pytest.raises(Conflict, match="feed 1 of session .* is running"):
+    with pytest.raises(Conflict, match=r"feed 1 of session .* is running"):
         again.feed("2")
     assert again.feeds()[0].result is None
     gate.set()
@@ -111,11 +117,14 @@ def test_a_session_is_looked_into_forked_and_rewound(service: OrchestratorServic
     session.feed("x = (await session_add(1, 1), 'a')\ndef f(): pass")
     session.feed("x = 3")
     seen = session.variables()
-    assert seen["x"] == 3 and isinstance(seen["f"], Opaque) and "session_add" not in seen
+    assert seen["x"] == 3
+    assert isinstance(seen["f"], Opaque)
+    assert "session_add" not in seen
     assert session.fork().feed("x").output == 3
     assert session.fork(after=1).feed("x").output == (2, "a")
     back = session.rewind(1)
-    assert back.variables()["x"] == (2, "a") and len(back.feeds()) == 1
+    assert back.variables()["x"] == (2, "a")
+    assert len(back.feeds()) == 1
     assert service.get_execution(session.id)["status"] == "cancelled"
     with pytest.raises(NotFound, match="feed 7"):
         back.rewind(7)
@@ -141,9 +150,14 @@ def test_a_broken_limit_ends_the_session(service: OrchestratorService) -> None:
 
 
 def test_an_exception_leaves_the_session_open(service: OrchestratorService) -> None:
-    with pytest.raises(KeyError), service.open_session() as session:
-        session.feed("x = 1")
-        raise KeyError
+    def interrupted(session: Session) -> None:
+        with session:
+            session.feed("x = 1")
+            raise KeyError
+
+    session = service.open_session()
+    with pytest.raises(KeyError):
+        interrupted(session)
     assert session.feed("x").output == 1
 
 
@@ -170,9 +184,11 @@ def test_the_example_goes_on_after_its_kill() -> None:
         command, capture_output=True, text=True, timeout=PATIENCE_S, cwd=ROOT, check=True
     ).stdout
     before, _, after = shown.partition("--- the process is gone")
-    assert "a new session" in before and "killed while fetching shop" in before
+    assert "a new session" in before
+    assert "killed while fetching shop" in before
     assert "going on after 3 pieces" in after
-    assert "fetching index" not in after and "fetching home" not in after
+    assert "fetching index" not in after
+    assert "fetching home" not in after
     assert "4. Let me see the biggest. -> 'shop'" in after
     assert "5. And one that is not there. -> LookupError: no page nowhere" in after
 
@@ -201,7 +217,7 @@ os._exit(0)
 
 
 def test_killed_at_random_moments(tmp_path: Path) -> None:
-    """kill -9, and on: the namespace is as it should be, and nothing that was recorded runs again."""
+    """kill -9, and on: the names are as they should be, and nothing recorded runs again."""
     seen = [2 * (i + n) for n in range(4) for i in range(3)]
     url, log = f"sqlite:///{tmp_path}/agent.db", tmp_path / "calls.log"
     log.touch()

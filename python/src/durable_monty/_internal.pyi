@@ -176,7 +176,7 @@ class Session:
         number: int | None = None,
         timeout_s: float | None = None,
     ) -> int | None:
-        """Has code run, and gives the feed's number; None when the session has not begun in time."""
+        """Has code run: the feed's number; None when the session has not begun in time."""
     def result(self, number: int, timeout_s: float | None = None) -> FeedResultDict | None:
         """Waits for what a feed comes to; None when the time is over."""
     def feeds(self) -> list[FeedDict]: ...

@@ -25,9 +25,8 @@ from .errors import (
 from .failures import failure_of
 from .functions import declare_functions
 from .models import CallStatus, ExecutionStatus
-from .steps import StepWorkflow, load_workflow
-
 from .sessions import Session
+from .steps import StepWorkflow, load_workflow
 from .values import decode, encode, encode_object
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._native import native
 from .values import decode, encode
@@ -22,6 +22,8 @@ __all__ = ["AsyncSession", "Feed", "FeedError", "FeedResult", "Opaque", "Session
 
 
 _OPAQUE = "$py:repr"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,7 @@ class AsyncSession:
         if error is None:
             await self.close()
 
-    async def _wait(self, ask: Callable[[float], Any], timeout: float | None) -> Any:
+    async def _wait(self, ask: Callable[[float], T], timeout: float | None) -> T:
         return await in_own_thread(ask, timeout)
 
 

@@ -196,3 +196,30 @@ def test_the_production_page_runs_as_printed(tmp_path: Path) -> None:
     with engine.connect() as connection:
         for query in filter(str.strip, queries.split(";")):
             connection.exec_driver_sql(query).all()
+
+
+def test_the_sessions_of_the_page_run(tmp_path: Path) -> None:
+    import asyncio
+    import threading
+
+    from durable_monty import OrchestratorService, Worker, init_db
+
+    first, again, ways, coroutines = blocks("docs/SESSIONS.md", "python")
+    names = run(first)
+    assert [number for number, *_ in names["history"]] == [1, 2, 3]
+    assert names["history"][0][2] == "I fetch it."
+    engine = init_db(f"sqlite:///{tmp_path}/sessions.db")
+    service = OrchestratorService(engine)
+    worker = Worker(service)
+    running = threading.Thread(target=worker.run)
+    running.start()
+    try:
+        turns = [("One.", "x = await fetch('x')"), ("Two.", "x = x.upper()\nx")]
+        agent = run(again)["agent"]
+        assert agent(service, turns) == [None, "<H1>X</H1>"]
+        assert agent(service, turns) == [None, "<H1>X</H1>"]
+        assert run(ways)["two_ways"](service) == (2, 11, 1)
+        assert asyncio.run(run(coroutines)["talk"](engine)) == "<h1>a</h1>"
+    finally:
+        worker.stop()
+        running.join()

@@ -63,13 +63,13 @@ fn read_start(workflow: &args::Workflow, functions: &Functions) -> Result<Start>
     let inputs = inputs::gather(workflow.inputs_file.as_deref(), &workflow.inputs)?;
     let language = Language::of_file(&shown.to_string());
     let outline = match language {
-        Language::Python => Outline::default(),
+        Language::Python | Language::Session => Outline::default(),
         Language::Yaml | Language::Toml | Language::Json => Outline::of(language, &source),
     };
     let definition = Definition {
         language,
         functions: match language {
-            Language::Python => functions.mentioned_in(&source),
+            Language::Python | Language::Session => functions.mentioned_in(&source),
             Language::Yaml | Language::Toml | Language::Json => functions.agents_of(&outline),
         },
         source,

@@ -182,12 +182,20 @@ impl Call {
         }
     }
 
-    /// What has to be done for it: run its attempt, or look at it again when it is due.
-    pub fn command(&self) -> Command {
+    /// What has to be done for it: run its attempt, or look at it again when it is due. `None`
+    /// for a [feed](Request::feed), which waits for somebody outside.
+    pub fn command(&self) -> Option<Command> {
         match self.due_ms {
-            Some(due_ms) => Command::WakeAt { call: self.id(), due_ms },
-            None => Command::RunCall { call: self.id(), attempt: self.attempt },
+            _ if self.new.request.is_feed() => None,
+            Some(due_ms) => Some(Command::WakeAt { call: self.id(), due_ms }),
+            None => Some(Command::RunCall { call: self.id(), attempt: self.attempt }),
         }
+    }
+
+    /// When it has to be looked at if nothing else happens: at once, or when it is due. `None`
+    /// for a [feed](Request::feed).
+    pub fn wake_at_ms(&self) -> Option<UnixMs> {
+        (!self.new.request.is_feed()).then(|| self.due_ms.unwrap_or(0))
     }
 
     /// The key that every attempt of a call is given, so that a function can recognise

@@ -54,6 +54,8 @@ pub enum Language {
     Toml,
     /// A step workflow in JSON.
     Json,
+    /// No source at all: sandboxed Python comes piece by piece, as results of [`Request::feed`].
+    Session,
 }
 
 impl Language {
@@ -64,6 +66,7 @@ impl Language {
             Self::Yaml => "yaml",
             Self::Toml => "toml",
             Self::Json => "json",
+            Self::Session => "session",
         }
     }
 
@@ -72,10 +75,10 @@ impl Language {
     /// # Errors
     /// `Invalid` that lists the names there are.
     pub fn parse(name: &str) -> Result<Self> {
-        let all = [Self::Python, Self::Yaml, Self::Toml, Self::Json];
+        let all = [Self::Python, Self::Yaml, Self::Toml, Self::Json, Self::Session];
         all.into_iter().find(|language| language.as_str() == name).ok_or_else(|| {
             Error::invalid(format!(
-                "there is no language {name:.50?}: give python, yaml, toml or json"
+                "there is no language {name:.50?}: give python, yaml, toml, json or session"
             ))
         })
     }
@@ -96,9 +99,14 @@ impl Language {
         }
     }
 
-    /// Whether programs in it are sandboxed Python, not steps.
+    /// Whether a program in it is one sandboxed Python source.
     pub fn is_python(&self) -> bool {
         *self == Self::Python
+    }
+
+    /// Whether a program in it is a step workflow, and what it calls are agents.
+    pub fn is_steps(&self) -> bool {
+        matches!(self, Self::Yaml | Self::Toml | Self::Json)
     }
 }
 
@@ -128,8 +136,8 @@ impl Definition {
     pub fn target_of(&self, name: &str) -> String {
         match self.functions.get(name).and_then(|options| options.target.clone()) {
             Some(target) => target,
-            None if self.language.is_python() => name.to_owned(),
-            None => Request::agent_target(name),
+            None if self.language.is_steps() => Request::agent_target(name),
+            None => name.to_owned(),
         }
     }
 
@@ -318,7 +326,57 @@ pub enum Request {
 /// What the target of a call of an agent begins with; its name follows.
 const AGENT_TARGET: &str = "agent:";
 
+/// The name of the call by which a session asks for its next piece of code.
+const FEED: &str = "__feed__";
+
 impl Request {
+    /// What a session asks for when it is idle: its next piece of code. `last` is a JSON array of
+    /// one element, what the piece before came to; `number` is the number of the next piece.
+    ///
+    /// No executor sees this call. It stays open until somebody gives it a result.
+    pub fn feed(last: Payload, number: u32) -> Self {
+        Self::Function {
+            name: FEED.to_owned(),
+            args: last,
+            kwargs: Payload::trusted(format!(r#"{{"feed":{number}}}"#)),
+            options: FunctionOptions::default(),
+        }
+    }
+
+    /// Whether a function's name is that of [`Request::feed`], which no program may declare.
+    pub fn is_feed_name(name: &str) -> bool {
+        name == FEED
+    }
+
+    /// Whether it is [`Request::feed`].
+    pub fn is_feed(&self) -> bool {
+        match self {
+            Self::Function { name, options, .. } => name == FEED && options.target.is_none(),
+            Self::Timer { .. } => false,
+        }
+    }
+
+    /// Whether a replay that asks for `replayed` asks for the same.
+    ///
+    /// What a feed printed and gave may show addresses of objects (`<Box object at 0x50>`), and
+    /// an object's address changes when a state is stored and loaded: those are not compared.
+    pub fn is_same(&self, replayed: &Self) -> bool {
+        if self == replayed {
+            return true;
+        }
+        let (
+            Self::Function { args, kwargs, .. },
+            Self::Function { args: other_args, kwargs: other_kwargs, .. },
+        ) = (self, replayed)
+        else {
+            return false;
+        };
+        self.is_feed()
+            && replayed.is_feed()
+            && kwargs == other_kwargs
+            && without_addresses(args.as_str()).eq(without_addresses(other_args.as_str()))
+    }
+
     /// The target of a call that asks for an agent.
     pub fn agent_target(agent: &str) -> String {
         format!("{AGENT_TARGET}{agent}")
@@ -336,6 +394,15 @@ impl Request {
             Self::Timer { .. } => None,
         }
     }
+}
+
+/// A text between its hexadecimal numbers.
+fn without_addresses(text: &str) -> impl Iterator<Item = &str> {
+    let parts = text.split("0x").enumerate();
+    parts.map(|(index, part)| match index {
+        0 => part,
+        _ => part.trim_start_matches(|c: char| c.is_ascii_hexdigit()),
+    })
 }
 
 /// A place in the source, counted from 1.

@@ -73,8 +73,9 @@ pub fn requested(journal: &[Recorded]) -> impl Iterator<Item = &Call> {
 /// # Errors
 /// [`Error::Conflict`] with both lists around the first difference.
 pub fn verify(journaled: &[&Call], replayed: &[NewCall]) -> Result<()> {
-    let same =
-        |call: &Call, new: &NewCall| call.new.id == new.id && call.new.request == new.request;
+    let same = |call: &Call, new: &NewCall| {
+        call.new.id == new.id && call.new.request.is_same(&new.request)
+    };
     let first_difference = journaled
         .iter()
         .enumerate()

@@ -48,17 +48,17 @@ impl Execution {
 
     /// When somebody who holds no lease yet has to look at it if nothing else happens: at once
     /// when the program or a call is to be run, else at its first timer or due attempt. `None`
-    /// when it is paused or has ended.
+    /// when it is paused or has ended, or is a session that waits for its next feed only.
     pub fn wake_at_ms(&self) -> Option<UnixMs> {
         match self.status {
             Status::Scheduled | Status::Running => Some(0),
-            Status::Waiting => self.open_calls.values().map(|call| call.due_ms.unwrap_or(0)).min(),
+            Status::Waiting => self.open_calls.values().filter_map(Call::wake_at_ms).min(),
             Status::Paused | Status::Completed | Status::Failed | Status::Cancelled => None,
         }
     }
 
     /// What has to be done for everything that is open, as if it had just been asked for.
     pub fn open_commands(&self) -> Vec<Command> {
-        self.open_calls.values().map(Call::command).collect()
+        self.open_calls.values().filter_map(Call::command).collect()
     }
 }

@@ -23,6 +23,7 @@ mod key;
 mod location;
 pub mod portable;
 mod runner;
+mod session;
 mod worker;
 mod workflow;
 
@@ -46,6 +47,7 @@ pub use durable_store::{
 };
 pub use key::rekey;
 pub use location::{Location, migrate, plan_migration};
+pub use session::{Came, Feed, FeedError, FeedRecord, Session};
 pub use worker::{run_worker_if_asked, worker_main};
 pub use workflow::Workflow;
 
@@ -203,6 +205,22 @@ impl Durable {
     /// `Invalid` with every problem found in the program or its inputs.
     pub fn start(&self, workflow: &Workflow) -> Result<ExecutionId> {
         self.engine.start(workflow.to_start(&self.names))
+    }
+
+    /// Opens a session ([`Workflow::session`]); it is durable when this returns.
+    ///
+    /// # Errors
+    /// `Invalid` for a workflow that is none, or with every problem found in its inputs.
+    pub fn open_session(&self, workflow: &Workflow) -> Result<Session<'_>> {
+        Session::open(&self.engine, workflow.to_start(&self.names))
+    }
+
+    /// A session that was opened before, perhaps by a process that is gone.
+    ///
+    /// # Errors
+    /// `NotFound`; `Invalid` when the execution is no session.
+    pub fn session(&self, id: ExecutionId) -> Result<Session<'_>> {
+        Session::get(&self.engine, id)
     }
 
     /// Waits for an execution's output.

@@ -31,7 +31,7 @@ pub(crate) fn start(
 
 impl ByLanguage {
     fn of(&self, program: &Program) -> &dyn Runner {
-        if program.definition().language.is_python() { &self.python } else { &self.steps }
+        if program.definition().language.is_steps() { &self.steps } else { &self.python }
     }
 }
 

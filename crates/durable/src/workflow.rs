@@ -51,6 +51,11 @@ impl Workflow {
         Self { language, ..Self::new(source) }
     }
 
+    /// A session: no source, but code that is [fed](crate::Session::feed) to it piece by piece.
+    pub fn session() -> Self {
+        Self { language: Language::Session, name: "session".into(), ..Self::new("") }
+    }
+
     /// A name to find its executions by.
     #[must_use]
     pub fn name(mut self, name: &str) -> Self {
@@ -129,7 +134,7 @@ impl Workflow {
     pub fn to_start(&self, registered: &[String]) -> Start {
         let mut functions = self.functions.clone();
         for name in registered {
-            let name = match (self.language.is_python(), Request::agent_of(name)) {
+            let name = match (!self.language.is_steps(), Request::agent_of(name)) {
                 (true, None) => name.as_str(),
                 (false, Some(agent)) => agent,
                 (true, Some(_)) | (false, None) => continue,

@@ -527,7 +527,8 @@ impl Engine {
         }
     }
 
-    /// Calls `hook` once when the execution has ended or may have: read it again, and register
+    /// Calls `hook` once when the execution has ended or may have, or when it is a session that
+    /// may ask for its next feed: read it again, and register
     /// again when it has not. Registering comes before reading. The hook is forgotten when the
     /// registration is dropped.
     pub fn on_ended(&self, id: ExecutionId, hook: impl FnOnce() + Send + 'static) -> Registration {

@@ -254,7 +254,7 @@ impl Shell {
             }
             Action::Forget(id) => self.runner.forget(id),
             Action::Answer(ack, result) => ack(result),
-            Action::Ended(id) => self.ended(id),
+            Action::News(id) => self.ended(id),
             Action::GivenBack(due_ms) => self.alarm.given_back(due_ms),
             Action::WakeClockwork => self.alarm.ring(),
             Action::HasRoom => self.alarm.look_at_store(),

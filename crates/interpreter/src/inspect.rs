@@ -9,15 +9,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ciborium::Value;
 use durable_core::{Frame, Inspection, Payload, Position};
-use monty::{MontyRepl, RunProgress};
+use monty::MontyRepl;
 use monty_types::PrintWriter;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{
-    program::{LoadedProgram, SCRIPT_NAME},
-    value,
-};
+use crate::{program::SCRIPT_NAME, value};
 
 /// Largest value that is shown.
 const MAX_VALUE_BYTES: usize = 64 << 10;
@@ -39,32 +36,56 @@ static ASCII: [u8; 128] = {
     letters
 };
 
-/// The call stacks of a state.
+/// Where something in a source stands: the source's name, and the offset.
+pub(crate) type Places<'a> = &'a dyn Fn(&str, usize) -> Option<Position>;
+
+/// The call stacks of a state: a `RunProgress`, or the `ReplProgress` of a session in a feed.
 ///
 /// # Errors
 /// A sentence, when the state can't be read.
-pub(crate) fn inspect(
-    program: &LoadedProgram,
-    progress: &RunProgress,
-) -> Result<Inspection, String> {
-    let tree = Value::serialized(progress)
-        .map_err(|error| format!("the state can't be written down: {error}"))?;
-    let state = State::read(&tree).ok_or("the state has another form than expected")?;
+pub(crate) fn inspect(progress: &impl Serialize, places: Places<'_>) -> Result<Inspection, String> {
+    let tree = written(progress)?;
+    let state = State::read(&tree, places).ok_or(UNEXPECTED)?;
     let mut stacks = Vec::new();
     let mut left = MAX_FRAMES;
     for stack in state.stacks() {
         let (frames, values) = stack;
-        let shown: Vec<_> = frames
-            .iter()
-            .take(left)
-            .filter_map(|frame| state.frame(program, frame, values))
-            .collect();
+        let shown: Vec<_> =
+            frames.iter().take(left).filter_map(|frame| state.frame(frame, values)).collect();
         left -= shown.len();
         if !shown.is_empty() {
             stacks.push(shown);
         }
     }
     Ok(Inspection { stacks })
+}
+
+/// The variables of an idle session, as those of one frame.
+///
+/// # Errors
+/// A sentence, when the state can't be read.
+pub(crate) fn inspect_idle(repl: &MontyRepl) -> Result<Inspection, String> {
+    let tree = written(repl)?;
+    let list = |path: &[&str]| at(&tree, path).and_then(Value::as_array).ok_or(UNEXPECTED);
+    let texts = list(&["interns", "strings"])?;
+    let slots = list(&["global_names", "slots"])?.iter().zip(list(&["globals"])?);
+    let held = slots.filter(|(_, value)| value.as_text() != Some("U"));
+    let names = held.filter_map(|(slot, _)| text(texts, number_of(slot)?));
+    let mut copy: MontyRepl = tree.deserialized().map_err(|error| error.to_string())?;
+    let variables = names
+        .filter(|name| is_name(name))
+        .take(MAX_VARIABLES)
+        .map(|name| (name.to_owned(), show(&mut copy, name)))
+        .collect();
+    let position = Position { line: 1, column: 1 };
+    let frame = Frame { function: "<module>".to_owned(), position, variables };
+    Ok(Inspection { stacks: vec![vec![frame]] })
+}
+
+const UNEXPECTED: &str = "the state has another form than expected";
+
+fn written(state: &impl Serialize) -> Result<Value, String> {
+    Value::serialized(state).map_err(|error| format!("the state can't be written down: {error}"))
 }
 
 /// The parts of a state that matter here.
@@ -74,6 +95,7 @@ struct State<'a> {
     functions: &'a [Value],
     vm: &'a Value,
     heap: &'a Value,
+    places: Places<'a>,
 }
 
 /// Frames, and the values they stand on.
@@ -96,7 +118,7 @@ struct RawFrame {
 }
 
 impl<'a> State<'a> {
-    fn read(tree: &'a Value) -> Option<Self> {
+    fn read(tree: &'a Value, places: Places<'a>) -> Option<Self> {
         let executor = at(tree, &["ResolveFutures", "executor"])?;
         let interns = at(executor, &["tables", "interns"])?;
         Some(Self {
@@ -104,7 +126,10 @@ impl<'a> State<'a> {
             texts: at(interns, &["strings"])?.as_array()?,
             functions: at(interns, &["functions"])?.as_array()?,
             vm: at(tree, &["ResolveFutures", "vm_state"])?,
-            heap: at(tree, &["ResolveFutures", "heap"])?,
+            // A session keeps it over its feeds.
+            heap: at(tree, &["ResolveFutures", "heap"])
+                .or_else(|| at(tree, &["ResolveFutures", "repl", "heap"]))?,
+            places,
         })
     }
 
@@ -125,7 +150,7 @@ impl<'a> State<'a> {
         stacks.into_iter().map(|(_, stack)| stack).collect()
     }
 
-    fn frame(&self, program: &LoadedProgram, frame: &Value, values: &[Value]) -> Option<Frame> {
+    fn frame(&self, frame: &Value, values: &[Value]) -> Option<Frame> {
         let frame: RawFrame = frame.deserialized().ok()?;
         let (code, name, slots, values) = match frame.function {
             None => {
@@ -143,31 +168,26 @@ impl<'a> State<'a> {
         };
         Some(Frame {
             function: name.to_owned(),
-            position: self.position(program, code, frame.next_instruction),
+            position: self.position(code, frame.next_instruction),
             variables: self.variables(slots.as_array()?, values),
         })
     }
 
-    /// The text of an id.
     fn text(&self, id: u64) -> Option<&'a str> {
-        if id < FIRST_TEXT {
-            let id = usize::try_from(id).ok()?;
-            return ASCII.get(id..id + 1).and_then(|letter| std::str::from_utf8(letter).ok());
-        }
-        self.texts.get(usize::try_from(id - FIRST_TEXT).ok()?)?.as_text()
+        text(self.texts, id)
     }
 
     /// Where in the source the instruction before `next` stands.
-    fn position(&self, program: &LoadedProgram, code: &Value, next: u64) -> Position {
+    fn position(&self, code: &Value, next: u64) -> Position {
         let places = at(code, &["L"]).and_then(Value::as_array).into_iter().flatten();
         let begins = |place: &Value| at(place, &["B"]).and_then(number_of);
         let place = places.take_while(|place| begins(place).is_some_and(|b| b < next)).last();
-        let start = place.and_then(|place| {
+        let position = place.and_then(|place| {
             let file = self.text(number_of(at(place, &["R", "F"])?)?)?;
             let start = number_of(at(place, &["R", "S"])?)?;
-            (file == SCRIPT_NAME).then_some(usize::try_from(start).ok()?)
+            (self.places)(file, usize::try_from(start).ok()?)
         });
-        start.map_or(Position { line: 1, column: 1 }, |start| program.position_at(start))
+        position.unwrap_or(Position { line: 1, column: 1 })
     }
 
     fn variables(
@@ -224,6 +244,15 @@ impl<'a> State<'a> {
         let tree = fields.map(|(name, value)| (text(name), value)).into();
         catch_unwind(AssertUnwindSafe(|| Value::Map(tree).deserialized().ok())).unwrap_or(None)
     }
+}
+
+/// The text of an id.
+fn text(texts: &[Value], id: u64) -> Option<&str> {
+    if id < FIRST_TEXT {
+        let id = usize::try_from(id).ok()?;
+        return ASCII.get(id..id + 1).and_then(|letter| std::str::from_utf8(letter).ok());
+    }
+    texts.get(usize::try_from(id - FIRST_TEXT).ok()?)?.as_text()
 }
 
 /// What stands in a tree where these names lead.

@@ -459,6 +459,7 @@ impl Context {
 fn new_call(call: WireCall) -> NewCall {
     let request = match call.request {
         WireRequest::Timer { delay_ms } => Request::Timer { delay_ms },
+        WireRequest::Feed { last, number } => Request::feed(Payload::trusted(last), number),
         WireRequest::Function { name, args, kwargs, retry, timeout_ms } => Request::Function {
             name,
             args: Payload::trusted(args),

@@ -1,6 +1,6 @@
 //! A program as a worker keeps it: its definition, compiled once.
 
-use durable_core::{Definition, Position, report::LineIndex};
+use durable_core::{Definition, Language, Position, report::LineIndex};
 use monty::MontyRun;
 use monty_types::{CompileOptions, MontyException, SourceRange};
 
@@ -21,6 +21,11 @@ impl LoadedProgram {
     pub(crate) fn new(definition: Definition) -> Self {
         let lines = LineIndex::new(&definition.source);
         Self { definition, dictionary: None, compiled: None, lines }
+    }
+
+    /// Whether it is fed piece by piece.
+    pub(crate) fn is_session(&self) -> bool {
+        self.definition.language == Language::Session
     }
 
     /// The program ready to be started; compiled at the first call.

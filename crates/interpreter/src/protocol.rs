@@ -13,7 +13,7 @@ use std::io::{self, Read};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Grows with every change of the types in this file.
-pub(crate) const PROTOCOL_VERSION: u32 = 2;
+pub(crate) const PROTOCOL_VERSION: u32 = 3;
 
 /// No frame is larger. Payloads, snapshots and sources have limits of their own well below.
 pub(crate) const MAX_FRAME_BYTES: usize = 1 << 30;
@@ -181,6 +181,10 @@ pub(crate) enum WireRequest {
     },
     Timer {
         delay_ms: u64,
+    },
+    Feed {
+        last: String,
+        number: u32,
     },
 }
 

@@ -12,7 +12,8 @@
 //! | n-32..n | BLAKE3, keyed with the [`SnapshotKey`], of the execution's 16 id bytes, its version (8 bytes) and bytes 0..n-32 |
 //!
 //! The dump is a `u32`, the number of calls the execution has asked for so far, and monty's own
-//! dump, which carries a version of its own.
+//! dump, which carries a version of its own. That of a session begins with a `u32`, the length of
+//! its notes, and the notes as postcard, instead of the number of calls.
 //!
 //! The seal covers the execution's id, so a snapshot can't be given to another execution; its
 //! version, so it can't be given another place in the journal; and the dictionary's id, which is a

@@ -214,7 +214,7 @@ impl Worker {
             .packer
             .unpack(packed.0, *raw_len as usize, known)
             .map_err(|error| bad(error.to_string()))?;
-        match catch_unwind(|| Waiting::load(&dump)) {
+        match catch_unwind(AssertUnwindSafe(|| Waiting::load(program, &dump))) {
             Ok(loaded) => loaded.map(Some).map_err(bad),
             Err(panic) => Err(bad(format!("the interpreter can't load it: {}", text(panic)))),
         }

@@ -22,7 +22,7 @@ use pyo3::{
 use crate::{error::to_python, records, task::Task};
 
 /// Longest single wait without looking whether Python has a signal to handle.
-const SIGNAL_CHECK: Duration = Duration::from_millis(100);
+pub(crate) const SIGNAL_CHECK: Duration = Duration::from_millis(100);
 
 #[pyclass(frozen, module = "durable_monty._internal")]
 pub(crate) struct Engine {
@@ -49,7 +49,7 @@ impl Engine {
     }
 
     /// Runs `work` on the engine without the GIL.
-    fn with<T: Send>(
+    pub(crate) fn with<T: Send>(
         &self,
         py: Python<'_>,
         work: impl FnOnce(&RustEngine) -> durable::Result<T> + Send,
@@ -496,6 +496,6 @@ fn failed(error_type: &str, message: &str, traceback: Option<String>) -> Outcome
 }
 
 /// Seconds as Python gives them; nonsense counts as no time at all.
-fn duration(seconds: f64) -> Duration {
+pub(crate) fn duration(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::from_secs(86_400 * 365))
 }

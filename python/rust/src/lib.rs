@@ -8,6 +8,7 @@ mod engine;
 mod error;
 mod http;
 mod records;
+mod session;
 mod sqlite;
 mod task;
 
@@ -50,6 +51,7 @@ fn _internal(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<engine::Engine>()?;
     module.add_class::<checkpoints::CheckpointStore>()?;
     module.add_class::<task::Task>()?;
+    module.add_class::<session::Session>()?;
     module.add_class::<http::HttpApp>()?;
     module.add_class::<http::Exchange>()?;
     module.add_class::<sqlite::SqliteConnection>()?;

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from .models import Call, CallStatus, Execution, ExecutionStatus, from_json, to_json
     from .orchestrator import resume_execution, start_execution
     from .service import OrchestratorService
+    from .sessions import AsyncSession, Session
     from .steps import Step, StepWorkflow, load_workflow
     from .worker import Worker
     from .workflows import playbook, workflow
@@ -63,6 +64,7 @@ __all__ = [
     "FUNCTION_REGISTRY",
     "AgentContext",
     "AsyncOrchestratorService",
+    "AsyncSession",
     "Call",
     "CallContext",
     "CallFailed",
@@ -89,6 +91,7 @@ __all__ = [
     "OrchestratorService",
     "ProcessPoolExecutor",
     "RetryPolicy",
+    "Session",
     "Step",
     "StepWorkflow",
     "Unavailable",
@@ -153,6 +156,7 @@ _HOMES = {
     "models": ["Call", "CallStatus", "Execution", "ExecutionStatus", "from_json", "to_json"],
     "orchestrator": ["resume_execution", "start_execution"],
     "service": ["OrchestratorService"],
+    "sessions": ["AsyncSession", "Session"],
     "steps": ["Step", "StepWorkflow", "load_workflow"],
     "worker": ["Worker"],
     "workflows": ["playbook", "workflow"],
@@ -174,6 +178,7 @@ _MODULES = frozenset(
         "models",
         "orchestrator",
         "service",
+        "sessions",
         "steps",
         "values",
         "webhooks",

@@ -93,7 +93,7 @@ class Engine:
         namespace: str | None = None,
         queue: str | None = None,
         tags: Sequence[str] = (),
-        language: str = "python",  # or of a step workflow: yaml, toml, json
+        language: str = "python",  # or of a step workflow: yaml, toml, json; or session
     ) -> str: ...
     def start_many(self, starts: list[tuple[str, str, str]], language: str = "python") -> list[str]:
         """`(source, functions, inputs)` each; all in as few commits as possible."""
@@ -158,6 +158,50 @@ class Engine:
         """Whether nobody waits for the task any more."""
     def pending_tasks(self) -> int:
         """Tasks waiting in `next_task`'s queue."""
+    def close(self) -> None: ...
+
+class FeedErrorDict(TypedDict):
+    type: str
+    message: str
+    traceback: str | None
+    call_id: int | None
+
+class FeedResultDict(TypedDict):
+    number: int
+    output: str  # JSON
+    repr: str | None
+    printed: str
+    error: FeedErrorDict | None
+
+class FeedDict(TypedDict):
+    number: int
+    code: str
+    response: str | None  # JSON
+    result: FeedResultDict | None
+
+class Session:
+    """An execution that is fed code piece by piece."""
+
+    @staticmethod
+    def open(engine: Engine, execution_id: str) -> Session:
+        """Raises NotFound, and InvalidWorkflow for an execution that is no session."""
+    def submit(
+        self,
+        code: str,
+        response: str | None = None,  # JSON
+        number: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int | None:
+        """Has code run: the feed's number; None when the session has not begun in time."""
+    def result(self, number: int, timeout_s: float | None = None) -> FeedResultDict | None:
+        """Waits for what a feed comes to; None when the time is over."""
+    def feeds(self) -> list[FeedDict]: ...
+    def variables(self) -> dict[str, str]:
+        """JSON by name."""
+    def fork(self, after: int | None = None) -> str:
+        """The id of a new session that goes on from after a feed."""
+    def rewind(self, after: int) -> str:
+        """As `fork`; this session is cancelled."""
     def close(self) -> None: ...
 
 class SqliteConnection:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import Engine
 
 from .service import ExecutionInfo, OrchestratorService, PendingCalls
+from .sessions import AsyncSession
+from .waiting import in_own_thread
 
 __all__ = ["AsyncOrchestratorService"]
 
@@ -55,11 +56,11 @@ class AsyncOrchestratorService:
 
     async def wait(self, execution_id: str, timeout: float | None = None) -> ExecutionInfo:
         """See `OrchestratorService.wait`. Cancelling the coroutine stops the waiting only."""
-        return await _in_own_thread(self.sync.wait, execution_id, timeout)
+        return await self._wait(self.sync.wait, execution_id, timeout)
 
     async def result(self, execution_id: str, timeout: float | None = None) -> Any:
         """See `OrchestratorService.result`. Cancelling the coroutine stops the waiting only."""
-        return await _in_own_thread(self.sync.result, execution_id, timeout)
+        return await self._wait(self.sync.result, execution_id, timeout)
 
     async def list(self, *statuses: str, **page: Any) -> list[ExecutionInfo]:
         """See `OrchestratorService.list`."""
@@ -107,37 +108,22 @@ class AsyncOrchestratorService:
         """See `OrchestratorService.delete`."""
         await asyncio.to_thread(self.sync.delete, execution_id)
 
+    # Sessions
 
-async def _in_own_thread(function: Callable[..., T], execution_id: str, timeout: float | None) -> T:
-    """Runs a waiting function on a thread of its own: the loop's pool has too few of them for
-    thousands of waiters. The thread sees within a second that nobody waits any more."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
+    async def open_session(self, *args: Any, **kwargs: Any) -> AsyncSession:
+        """See `OrchestratorService.open_session`."""
+        session = await asyncio.to_thread(self.sync.open_session, *args, **kwargs)
+        return AsyncSession(session)
 
-    def settle(setter: Callable[[Any], None], value: Any) -> None:
-        if not done.done():
-            setter(value)
+    async def get_session(self, session_id: str) -> AsyncSession:
+        """See `OrchestratorService.get_session`."""
+        return AsyncSession(await asyncio.to_thread(self.sync.get_session, session_id))
 
-    def report(setter: Callable[[Any], None], value: Any) -> None:
+    async def _wait(
+        self, wait: Callable[[str, float], T], execution_id: str, timeout: float | None
+    ) -> T:
         try:
-            loop.call_soon_threadsafe(settle, setter, value)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits
-
-    def body() -> None:
-        left = timeout
-        while not done.done():
-            turn = 1.0 if left is None else min(1.0, left)
-            try:
-                return report(done.set_result, function(execution_id, turn))
-            except TimeoutError:
-                if left is not None:
-                    left -= turn
-                    if left <= 0:
-                        late = f"execution {execution_id} has not ended after {timeout:g} s"
-                        return report(done.set_exception, TimeoutError(late))
-            except BaseException as error:
-                return report(done.set_exception, error)
-
-    threading.Thread(target=body, name="durable-monty-wait", daemon=True).start()
-    return await done
+            return await in_own_thread(lambda turn: wait(execution_id, turn), timeout)
+        except TimeoutError:
+            late = f"execution {execution_id} has not ended after {timeout:g} s"
+            raise TimeoutError(late) from None

@@ -25,6 +25,7 @@ from .errors import (
 from .failures import failure_of
 from .functions import declare_functions
 from .models import CallStatus, ExecutionStatus
+from .sessions import Session
 from .steps import StepWorkflow, load_workflow
 from .values import decode, encode, encode_object
 
@@ -216,6 +217,49 @@ class OrchestratorService:
         except InvalidWorkflow as better:
             error = better
         return workflow.refused(error)
+
+    # Sessions
+
+    def open_session(
+        self,
+        functions: ExternalFunctions = (),
+        *,
+        inputs: Mapping[str, Any] | None = None,
+        limits: Mapping[str, int] | None = None,
+        workflow_id: str | None = None,
+        idempotency_key: str | None = None,
+        namespace: str | None = None,
+        queue: str | None = None,
+        tags: Iterable[str] = (),
+    ) -> Session:
+        """Opens a session: code is fed to it piece by piece, and what it does survives crashes.
+
+        `functions` are what the code may call, `inputs` its first variables; the rest is as for
+        `start_execution`. With an `idempotency_key` that was used before, that session is
+        returned. See docs/SESSIONS.md.
+        """
+        declared, _ = declare_functions(functions)
+        session_id = self._store.engine.start(
+            "",
+            declared,
+            encode_object(dict(inputs or {}), "inputs"),
+            workflow_id or "session",
+            idempotency_key,
+            None if limits is None else json.dumps(dict(limits)),
+            namespace,
+            queue,
+            [tags] if isinstance(tags, str) else list(tags),
+            "session",
+        )
+        logger.debug("session %s opened", session_id)
+        return self.get_session(session_id)
+
+    def get_session(self, session_id: str) -> Session:
+        """A session that was opened before, perhaps by a process that is gone.
+
+        Raises NotFound, and InvalidWorkflow for an execution that is no session.
+        """
+        return Session(self._store, session_id)
 
     # Looking
 

@@ -18,5 +18,5 @@ pub(super) fn apply(execution: &mut Execution, call: &Call) -> Result<Vec<Comman
     execution.groups = execution.groups.max(call.group);
     execution.open_calls.insert(call.id(), call.clone());
     execution.status = Status::Waiting;
-    Ok(vec![call.command()])
+    Ok(call.command().into_iter().collect())
 }

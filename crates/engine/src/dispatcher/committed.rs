@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use durable_core::{CallId, Command, Error, Execution, ExecutionId, Request, Result, UnixMs};
+use durable_core::{
+    CallId, Command, Error, Execution, ExecutionId, Language, Request, Result, UnixMs,
+};
 
 use super::active::{Active, Commit, Running};
 use super::timers::Timer;
@@ -69,6 +71,10 @@ impl Dispatcher {
         let acks = commit.taken.into_iter().filter_map(|arrival| arrival.ack);
         out.extend(acks.chain(commit.controls).map(|ack| Action::Answer(ack, Ok(()))));
         let ended = commit.after.status.is_terminal();
+        // Whoever fed a session waits until it asks for its next feed.
+        let is_session = active.program.definition().language == Language::Session;
+        let is_fed =
+            is_session && commit.after.open_calls.values().any(|call| call.new.request.is_feed());
         let state = Arc::try_unwrap(commit.after).unwrap_or_else(|shared| (*shared).clone());
         if ended || commit.release {
             if let Some(done) = active.visit.take() {
@@ -77,10 +83,13 @@ impl Dispatcher {
             out.extend(state.wake_at_ms().map(Action::GivenBack));
             active.phase = Phase::Idle(state);
             self.drop_active(id, out);
-            if ended {
-                out.push(Action::Ended(id));
+            if ended || is_fed {
+                out.push(Action::News(id));
             }
             return;
+        }
+        if is_fed {
+            out.push(Action::News(id));
         }
         self.run_commands(now_ms, id, &state, commit.commands, out);
         if let Some(active) = self.active.get_mut(&id) {

@@ -137,7 +137,7 @@ impl Dispatcher {
         let is_waited_for = |call: &durable_core::Call| !arrived.contains(&call.id());
         if !matches!(state.status, durable_core::Status::Paused) {
             let open = state.open_calls.values().filter(|call| is_waited_for(call));
-            let commands = open.map(durable_core::Call::command).collect();
+            let commands = open.filter_map(durable_core::Call::command).collect();
             self.run_commands(now_ms, id, &state, commands, out);
         }
         if let Some(active) = self.active.get_mut(&id) {

@@ -92,8 +92,8 @@ pub(crate) enum Action {
     Forget(ExecutionId),
     /// Answer somebody.
     Answer(Ack, Result<()>),
-    /// The execution has ended.
-    Ended(ExecutionId),
+    /// The execution has ended, or is a session that asks for its next feed.
+    News(ExecutionId),
     /// An execution was given back in a commit, and is due at this time.
     GivenBack(UnixMs),
     /// A timer is due earlier than the clockwork knows.

@@ -55,17 +55,28 @@ pub(super) fn uncaught(
     limits: &Limits,
     injected: Option<&Injected>,
 ) -> WireFailure {
-    let mut failure = of_exception(exception);
+    of_limit(exception, limits).unwrap_or_else(|| of_call(exception, injected))
+}
+
+/// The failure that an exception stands for by which the interpreter enforces a limit.
+pub(super) fn of_limit(exception: &MontyException, limits: &Limits) -> Option<WireFailure> {
     let is_limit = |exc_type, start| {
         exception.exc_type() == exc_type
             && exception.message().is_some_and(|message| message.starts_with(start))
     };
-    if is_limit(ExcType::TimeoutError, "turn time limit exceeded") {
-        return WireFailure { traceback: failure.traceback, ..time_limit(limits) };
-    }
-    if is_limit(ExcType::MemoryError, "memory limit exceeded") {
-        return WireFailure { traceback: failure.traceback, ..memory_limit(limits) };
-    }
+    let failure = if is_limit(ExcType::TimeoutError, "turn time limit exceeded") {
+        time_limit(limits)
+    } else if is_limit(ExcType::MemoryError, "memory limit exceeded") {
+        memory_limit(limits)
+    } else {
+        return None;
+    };
+    Some(WireFailure { traceback: of_exception(exception).traceback, ..failure })
+}
+
+/// An exception as a failure, with the call that it came from.
+pub(super) fn of_call(exception: &MontyException, injected: Option<&Injected>) -> WireFailure {
+    let mut failure = of_exception(exception);
     if let Some(injected) = injected.filter(|injected| injected.is(exception)) {
         failure.cause_call = Some(injected.call);
         // The type that has no counterpart inside is known again outside.

@@ -3,6 +3,7 @@
 
 mod clock;
 mod failure;
+mod feed;
 mod printed;
 mod request;
 
@@ -11,12 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use durable_core::{Inspection, Limits};
+use durable_core::{Inspection, Limits, Position};
 use monty::{FunctionCall, MontyRun, OsCall, RunProgress, SessionRef};
 use monty_types::{
-    DateTimeSource, ExcType, ExtFunctionResult, MontyException, MontyObject, NameLookupResult,
-    OsFunctionCall, OsPolicy, ProcessTime, RandomSeed, RandomStart, ResourceLimits,
-    ResourceTracker, SleepMode,
+    CallArgs, DateTimeSource, ExcType, ExtFunctionResult, MontyException, MontyObject,
+    NameLookupResult, OsFunctionCall, OsPolicy, ProcessTime, RandomSeed, RandomStart,
+    ResourceLimits, ResourceTracker, SleepMode,
 };
 
 use crate::{
@@ -30,7 +31,15 @@ pub(crate) use failure::{memory_limit, time_limit};
 use printed::Printed;
 
 /// A program that waits for open calls.
-pub(crate) struct Waiting {
+pub(crate) enum Waiting {
+    /// One source.
+    Run(Run),
+    /// One that is fed piece by piece.
+    Session(Box<feed::Session>),
+}
+
+/// A one-shot run that waits for open calls.
+pub(crate) struct Run {
     /// Always `RunProgress::ResolveFutures`.
     progress: Box<RunProgress>,
     /// Calls and timers asked for so far.
@@ -38,15 +47,19 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// The state as bytes: the number of calls, then monty's dump.
+    /// The state as bytes. Of a run: the number of calls, then monty's dump. Of a session: see
+    /// [`feed::Session::dump`].
     ///
     /// # Errors
     /// A sentence.
     pub(crate) fn dump(&self) -> Result<Vec<u8>, String> {
-        let dump = monty::dump(SCRIPT_NAME, None, &[], SessionRef::Running(&self.progress))
-            .map_err(|error| format!("the state can't be dumped: {error}"))?;
+        let run = match self {
+            Self::Session(session) => return session.dump(),
+            Self::Run(run) => run,
+        };
+        let dump = dump_of(SessionRef::Running(&run.progress))?;
         let mut bytes = Vec::with_capacity(dump.len() + 4);
-        bytes.extend_from_slice(&self.asked.to_le_bytes());
+        bytes.extend_from_slice(&run.asked.to_le_bytes());
         bytes.extend_from_slice(&dump);
         Ok(bytes)
     }
@@ -56,14 +69,23 @@ impl Waiting {
     /// # Errors
     /// A sentence.
     pub(crate) fn inspect(&self, program: &LoadedProgram) -> Result<Inspection, String> {
-        inspect::inspect(program, &self.progress)
+        match self {
+            Self::Run(run) => inspect::inspect(&run.progress, &|file, start| {
+                (file == SCRIPT_NAME).then(|| program.position_at(start))
+            }),
+            Self::Session(session) => session.inspect(),
+        }
     }
 
-    /// Restores what [`Waiting::dump`] wrote. The bytes must be authentic.
+    /// Restores what [`Waiting::dump`] wrote for an execution of this program. The bytes must be
+    /// authentic.
     ///
     /// # Errors
     /// A sentence, when they are from a version that can't be read.
-    pub(crate) fn load(bytes: &[u8]) -> Result<Self, String> {
+    pub(crate) fn load(program: &LoadedProgram, bytes: &[u8]) -> Result<Self, String> {
+        if program.is_session() {
+            return feed::Session::load(bytes).map(|session| Self::Session(Box::new(session)));
+        }
         let Some((asked, dump)) = bytes.split_first_chunk() else {
             return Err("the dump is torn".to_owned());
         };
@@ -71,11 +93,16 @@ impl Waiting {
             monty::Session::Running(progress)
                 if matches!(*progress, RunProgress::ResolveFutures(_)) =>
             {
-                Ok(Self { progress, asked: u32::from_le_bytes(*asked) })
+                Ok(Self::Run(Run { progress, asked: u32::from_le_bytes(*asked) }))
             }
             _ => Err("the dump is not that of a waiting program".to_owned()),
         }
     }
+}
+
+fn dump_of(state: SessionRef<'_>) -> Result<Vec<u8>, String> {
+    monty::dump(SCRIPT_NAME, None, &[], state)
+        .map_err(|error| format!("the state can't be dumped: {error}"))
 }
 
 /// Where a run came to a halt.
@@ -101,12 +128,15 @@ pub(crate) fn start(
     now_ms: i64,
     has_memory_limit: bool,
 ) -> Turn {
+    let tracker = tracker(&program.definition.limits, has_memory_limit);
+    if program.is_session() {
+        return feed::start(program, inputs, seed, now_ms, tracker);
+    }
     let prepared = prepare(program, inputs, seed);
     let mut runner = Runner::new(program, now_ms, 0, 0);
     let halt = match prepared {
         Err(failure) => Halt::Failed(failure),
         Ok((run, values)) => {
-            let tracker = tracker(&program.definition.limits, has_memory_limit);
             let first = run.start(values, tracker, runner.printed.writer());
             runner.drive(first, None)
         }
@@ -116,39 +146,52 @@ pub(crate) fn start(
 
 /// Applies results to a waiting program.
 pub(crate) fn resume(program: &LoadedProgram, waiting: Waiting, group: &WireGroup<'_>) -> Turn {
-    let RunProgress::ResolveFutures(futures) = *waiting.progress else {
+    let run = match waiting {
+        Waiting::Session(session) => return feed::resume(program, *session, group),
+        Waiting::Run(run) => run,
+    };
+    let RunProgress::ResolveFutures(futures) = *run.progress else {
         let failure = WireFailure::new("SystemError", "the program does not wait");
         let halt = Halt::Failed(failure);
         return Turn { halt, calls: Vec::new(), printed: String::new() };
     };
     // A call that the program no longer waits for may still be answered: that changes nothing.
     let pending = futures.pending_call_ids();
-    let awaited = awaited(pending, group);
+    let awaited = awaited(pending, 0, group);
     let mut injected = None;
-    let results: Vec<_> = group
-        .results
-        .iter()
-        .filter(|(id, _)| awaited.contains(id))
-        .map(|(id, outcome)| (*id, answer(*id, outcome, &mut injected)))
-        .collect();
+    let results = answers(&awaited, 0, group, &mut injected);
     let open = pending.len() - awaited.len();
-    let mut runner = Runner::new(program, group.now_ms, waiting.asked, open);
+    let mut runner = Runner::new(program, group.now_ms, run.asked, open);
     if results.is_empty() {
         let progress = Box::new(RunProgress::ResolveFutures(futures));
-        return runner.finish(Halt::Waiting(Waiting { progress, asked: waiting.asked }));
+        return runner.finish(Halt::Waiting(Waiting::Run(Run { progress, ..run })));
     }
     let next = futures.resume(results, runner.printed.writer());
     let halt = runner.drive(next, injected);
     runner.finish(halt)
 }
 
-/// Which of the results are awaited. Linear in both, because either may be long.
-fn awaited(pending: &[u32], group: &WireGroup<'_>) -> HashSet<u32> {
+/// The results that are awaited, as the interpreter takes them. `first` is the number of what the
+/// interpreter calls call 0.
+fn answers(
+    awaited: &HashSet<u32>,
+    first: u32,
+    group: &WireGroup<'_>,
+    injected: &mut Option<Injected>,
+) -> Vec<(u32, ExtFunctionResult)> {
+    let wanted = group.results.iter().filter(|(id, _)| awaited.contains(id));
+    wanted.map(|(id, outcome)| (*id - first, answer(*id, outcome, injected))).collect()
+}
+
+/// Which of the results are awaited, given what the interpreter waits for and the number of what
+/// it calls call 0. Linear in both, because either may be long.
+fn awaited(pending: &[u32], first: u32, group: &WireGroup<'_>) -> HashSet<u32> {
     if let [(id, _)] = group.results[..] {
-        return pending.contains(&id).then_some(id).into_iter().collect();
+        let is_pending = id.checked_sub(first).is_some_and(|inner| pending.contains(&inner));
+        return is_pending.then_some(id).into_iter().collect();
     }
     let given: HashSet<u32> = group.results.iter().map(|(id, _)| *id).collect();
-    pending.iter().copied().filter(|id| given.contains(id)).collect()
+    pending.iter().map(|inner| inner + first).filter(|id| given.contains(id)).collect()
 }
 
 fn prepare(
@@ -157,25 +200,36 @@ fn prepare(
     seed: u64,
 ) -> Result<(MontyRun, Vec<MontyObject>), WireFailure> {
     let run = program.compiled().map_err(|error| failure::of_exception(&error))?;
-    let policy = OsPolicy {
+    let values = input_values(program, inputs)?.into_iter().map(|(_, value)| value).collect();
+    Ok((run.with_os_policy(policy(seed)), values))
+}
+
+/// Everything nondeterministic comes from the host.
+fn policy(seed: u64) -> OsPolicy {
+    OsPolicy {
         datetime: DateTimeSource::CallHost,
         sleep: SleepMode::CallHost,
         process_time: ProcessTime::Zero,
         random_start: RandomStart::Seed(RandomSeed::Int(seed.into())),
         ..OsPolicy::default()
-    };
+    }
+}
+
+/// The values of the declared inputs, in their order.
+fn input_values(
+    program: &LoadedProgram,
+    inputs: &str,
+) -> Result<Vec<(String, MontyObject)>, WireFailure> {
     let mut given = value::decode_object(inputs).map_err(|error| {
         WireFailure::new("ValueError", format!("the inputs can't be read: {error}"))
     })?;
     let values = program.definition.inputs.iter().map(|name| {
         let index = given.iter().position(|(key, _)| key == name);
-        match index {
-            Some(index) => Ok(given.swap_remove(index).1),
-            None => Err(WireFailure::new("TypeError", format!("the input '{name}' is missing"))),
-        }
+        index
+            .map(|index| given.swap_remove(index))
+            .ok_or_else(|| WireFailure::new("TypeError", format!("the input '{name}' is missing")))
     });
-    let values = values.collect::<Result<_, _>>()?;
-    Ok((run.with_os_policy(policy), values))
+    values.collect()
 }
 
 fn tracker(limits: &Limits, has_memory_limit: bool) -> ResourceTracker {
@@ -255,12 +309,8 @@ impl<'p> Runner<'p> {
                 Ok(RunProgress::FunctionCall(call)) => self.function_call(call),
                 Ok(RunProgress::OsCall(call)) => self.os_call(call),
                 Ok(RunProgress::NameLookup(lookup)) => {
-                    let definition = &self.program.definition;
-                    let is_declared =
-                        lookup.object_id().is_none() && definition.may_call(&lookup.name);
-                    let function =
-                        is_declared.then(|| MontyObject::function(lookup.name.clone(), None));
-                    lookup.resume(NameLookupResult::from(function), self.printed.writer())
+                    let function = self.look_up(&lookup.name, lookup.object_id().is_some());
+                    lookup.resume(function, self.printed.writer())
                 }
                 Ok(RunProgress::ResolveFutures(futures)) => {
                     if futures.pending_call_ids().is_empty() {
@@ -270,7 +320,7 @@ impl<'p> Runner<'p> {
                         ));
                     }
                     let progress = Box::new(RunProgress::ResolveFutures(futures));
-                    return Halt::Waiting(Waiting { progress, asked: self.asked });
+                    return Halt::Waiting(Waiting::Run(Run { progress, asked: self.asked }));
                 }
             }
         }
@@ -305,46 +355,87 @@ impl<'p> Runner<'p> {
         }
     }
 
-    fn ask(&mut self, id: u32, range: &monty_types::SourceRange, request: WireRequest) {
-        let position = self.program.position(range);
+    fn ask(&mut self, id: u32, position: Position, request: WireRequest) {
         self.calls.push(WireCall { id, line: position.line, column: position.column, request });
         self.asked = self.asked.saturating_add(1);
         self.open += 1;
     }
 
+    /// What a name means that the program does not define: a declared function, or nothing.
+    fn look_up(&self, name: &str, is_attribute: bool) -> NameLookupResult {
+        let is_declared = !is_attribute && self.program.definition.may_call(name);
+        NameLookupResult::from(is_declared.then(|| MontyObject::function(name.to_owned(), None)))
+    }
+
     fn function_call(&mut self, call: FunctionCall) -> Step {
-        let name = &call.function_name;
-        let answer = if call.object_id.is_some() {
-            ExtFunctionResult::Error(MontyException::new(
-                ExcType::AttributeError,
-                Some(format!("no method '{name}': a value from outside carries its data only")),
-            ))
-        } else if !self.program.definition.may_call(name) {
-            ExtFunctionResult::NotFound(name.clone())
-        } else {
-            match request::function(&call, &self.program.definition.limits) {
-                Ok(request) => {
-                    self.ask(call.call_id, &call.position, request);
-                    ExtFunctionResult::Future(call.call_id)
-                }
-                Err(exception) => ExtFunctionResult::Error(exception),
-            }
+        let asked = Asked {
+            id: call.call_id,
+            inner: call.call_id,
+            position: self.program.position(&call.position),
         };
+        let is_method = call.object_id.is_some();
+        let answer = self.call(asked, &call.function_name, &call.args, is_method);
         call.resume(answer, self.printed.writer())
     }
 
+    /// Answers a call of a function: a declared one is asked for.
+    fn call(
+        &mut self,
+        asked: Asked,
+        name: &str,
+        args: &CallArgs,
+        is_method: bool,
+    ) -> ExtFunctionResult {
+        if is_method {
+            return ExtFunctionResult::Error(MontyException::new(
+                ExcType::AttributeError,
+                Some(format!("no method '{name}': a value from outside carries its data only")),
+            ));
+        }
+        if !self.program.definition.may_call(name) {
+            return ExtFunctionResult::NotFound(name.to_owned());
+        }
+        match request::function(name, args, &self.program.definition.limits) {
+            Ok(request) => {
+                self.ask(asked.id, asked.position, request);
+                ExtFunctionResult::Future(asked.inner)
+            }
+            Err(exception) => ExtFunctionResult::Error(exception),
+        }
+    }
+
     fn os_call(&mut self, call: OsCall) -> Step {
-        let answer = match &call.function_call {
+        let asked = Asked {
+            id: call.call_id,
+            inner: call.call_id,
+            position: self.program.position(&call.position),
+        };
+        let answer = self.os(asked, &call.function_call);
+        call.resume(answer, self.printed.writer())
+    }
+
+    /// Answers a call to the operating system: a timer is asked for.
+    fn os(&mut self, asked: Asked, call: &OsFunctionCall) -> ExtFunctionResult {
+        match call {
             OsFunctionCall::AsyncSleep(delay) => {
                 let delay_ms = u64::try_from(delay.as_nanos().div_ceil(1_000_000));
                 let request = WireRequest::Timer { delay_ms: delay_ms.unwrap_or(u64::MAX) };
-                self.ask(call.call_id, &call.position, request);
-                ExtFunctionResult::Future(call.call_id)
+                self.ask(asked.id, asked.position, request);
+                ExtFunctionResult::Future(asked.inner)
             }
             other => clock::answer(other, self.now_ms),
-        };
-        call.resume(answer, self.printed.writer())
+        }
     }
+}
+
+/// A call as it is numbered and where it stands.
+#[derive(Clone, Copy)]
+struct Asked {
+    /// Its number in the execution.
+    id: u32,
+    /// The interpreter's number for it.
+    inner: u32,
+    position: Position,
 }
 
 impl From<&EncodeError> for MontyException {

@@ -3,9 +3,11 @@
 use std::borrow::Cow;
 
 use monty_types::{MontyException, PrintWriter, PrintWriterCallback};
+use serde::{Deserialize, Serialize};
 
 /// Captured output. What is over the limit is dropped and the cut is marked, because printing
 /// too much is no reason to fail.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Printed {
     text: String,
     limit: usize,
@@ -28,6 +30,12 @@ impl Printed {
             self.text.push_str(&mark);
         }
         self.text
+    }
+
+    /// Adds what was printed later.
+    pub(super) fn append(&mut self, later: &Self) {
+        self.push(&later.text);
+        self.is_cut |= later.is_cut;
     }
 
     fn push(&mut self, text: &str) {

@@ -1,9 +1,8 @@
 //! A call of a declared function as a request: its arguments, and its reserved keywords.
 
 use durable_core::{Limits, RetryPolicy};
-use monty::FunctionCall;
 use monty_types::{
-    ExcType, MontyException, ObjectRef,
+    CallArgs, ExcType, MontyException, ObjectRef,
     unstable::{self, MontyNode},
 };
 
@@ -21,19 +20,19 @@ const TIMEOUT: &str = "_timeout";
 /// What is to be raised in the program at the call: arguments that can't be passed out, or
 /// reserved keywords that make no sense.
 pub(super) fn function(
-    call: &FunctionCall,
+    name: &str,
+    args: &CallArgs,
     limits: &Limits,
 ) -> Result<WireRequest, MontyException> {
-    let retry = call.args.kwarg(RETRY).map(retry).transpose()?.flatten();
-    let timeout_ms = call.args.kwarg(TIMEOUT).map(timeout).transpose()?.flatten();
+    let retry = args.kwarg(RETRY).map(retry).transpose()?.flatten();
+    let timeout_ms = args.kwarg(TIMEOUT).map(timeout).transpose()?.flatten();
     let max_bytes = usize::try_from(limits.max_payload_bytes).unwrap_or(usize::MAX);
     let is_reserved = |name: &str| name == RETRY || name == TIMEOUT;
-    let (args, kwargs) =
-        value::encode_args(&call.args, is_reserved, max_bytes).map_err(|error| {
-            let text = format!("{}(): {error}", call.function_name);
-            MontyException::new(exception_type(&error), Some(text))
-        })?;
-    Ok(WireRequest::Function { name: call.function_name.clone(), args, kwargs, retry, timeout_ms })
+    let (args, kwargs) = value::encode_args(args, is_reserved, max_bytes).map_err(|error| {
+        let text = format!("{name}(): {error}");
+        MontyException::new(exception_type(&error), Some(text))
+    })?;
+    Ok(WireRequest::Function { name: name.to_owned(), args, kwargs, retry, timeout_ms })
 }
 
 /// The exception that tells the program about a value without a JSON form.

@@ -17,7 +17,7 @@ mod names;
 use std::collections::HashSet;
 
 use durable_core::{
-    Definition, Position,
+    Definition, Language, Position, Request,
     report::{Problem, Report},
 };
 use monty::{MontyRun, RunProgress};
@@ -39,6 +39,12 @@ pub(crate) fn check(definition: &Definition) -> Result<(), String> {
     let source = &definition.source;
     let mut report = Report::new(program::SCRIPT_NAME, source);
     check_declarations(definition, &mut report);
+    if definition.language == Language::Session {
+        if !source.is_empty() {
+            report.add_general("a session has no source: its code comes in feeds".to_owned());
+        }
+        return report.into_result();
+    }
     // First, because it knows how deep the source is nested: the walks below recurse.
     let compiled = program::compile(definition);
     if let Err(error) = &compiled
@@ -76,7 +82,9 @@ fn check_declarations(definition: &Definition, report: &mut Report<'_>) {
     let functions = definition.functions.keys().map(|name| ("function", name));
     let inputs = definition.inputs.iter().map(|name| ("input", name));
     for (kind, name) in functions.chain(inputs) {
-        let what = if !is_identifier(name) {
+        let what = if Request::is_feed_name(name) {
+            "has a name that is kept for sessions"
+        } else if !is_identifier(name) {
             "is not a Python name"
         } else if is_builtin(name) {
             "is declared but has the name of a builtin, which the program would get instead"

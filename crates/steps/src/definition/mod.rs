@@ -73,7 +73,7 @@ pub(crate) fn label(language: Language) -> &'static str {
         Language::Yaml => "workflow.yaml",
         Language::Toml => "workflow.toml",
         Language::Json => "workflow.json",
-        Language::Python => "workflow.py",
+        Language::Python | Language::Session => "workflow.py",
     }
 }
 

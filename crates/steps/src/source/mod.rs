@@ -57,7 +57,7 @@ impl Node {
 /// The first thing in it that is not of its language.
 pub(crate) fn read(language: Language, source: &str) -> Result<Node, Problem> {
     let node = match language {
-        Language::Yaml | Language::Python => yaml::read(source),
+        Language::Yaml | Language::Python | Language::Session => yaml::read(source),
         Language::Toml => toml::read(source),
         Language::Json => json::read(source),
     }?;

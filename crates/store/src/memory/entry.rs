@@ -220,7 +220,9 @@ impl Entry {
         let asleep = self.lease.is_none() && self.wake_at_ms.is_none();
         let waits =
             matches!(self.state.status, Status::Scheduled | Status::Running | Status::Waiting);
-        asleep && waits && !self.has_inbox() && !self.has_control()
+        // An idle session waits for its next feed, for as long as it takes.
+        let is_idle = self.state.open_calls.values().any(|call| call.new.request.is_feed());
+        asleep && waits && !is_idle && !self.has_inbox() && !self.has_control()
     }
 
     /// Leases it under a new epoch.

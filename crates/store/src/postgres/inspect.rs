@@ -122,9 +122,12 @@ WHERE e.status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED')
 GROUP BY e.id HAVING e.inbox <> count(s.id)
 ORDER BY e.id LIMIT 100";
 
+// An idle session waits for its next feed, for as long as it takes.
 const STRANDED: &str = "
 SELECT e.id FROM executions e
 WHERE e.status IN ('SCHEDULED', 'RUNNING', 'WAITING')
   AND e.wake_at IS NULL AND e.inbox = 0 AND e.control IS NULL
   AND NOT EXISTS (SELECT FROM execution_locks l WHERE l.execution_id = e.id)
+  AND NOT EXISTS (SELECT 1 FROM execution_steps s
+    WHERE s.execution_id = e.id AND s.step_name = '__feed__' AND s.status = 'PENDING')
 ORDER BY e.id LIMIT 100";

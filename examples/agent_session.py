@@ -22,7 +22,7 @@ SCRIPT = [
     ("I look at the index first.", "pages = await fetch('index')\nprint(len(pages), 'pages')"),
     ("A helper will be useful.", "async def size(page):\n    return len(await fetch(page))\n"),
     ("Now all the pages, one by one.", "sizes = {p: await size(p) for p in pages}\nsizes"),
-    ("Let me see the biggest.", "max(sizes, key=sizes.get)"),
+    ("Let me see the biggest.", "max(sizes, key=lambda p: sizes[p])"),
     ("And one that is not there.", "await fetch('nowhere')"),
 ]
 

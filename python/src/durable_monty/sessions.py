@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._native import native
+from .errors import Conflict
 from .values import decode, encode
 from .waiting import in_own_thread
 
@@ -131,10 +132,9 @@ class Session:
         Raises TimeoutError, and Conflict when nothing was fed yet or the feed ended the session.
         """
         feeds = self.feeds()
-        last = feeds[-1] if feeds else None
-        if last is not None and last.result is not None:
-            return last.result
-        return self._result(len(feeds), timeout)
+        if not feeds:
+            raise Conflict(f"session {self.id} was not fed yet")
+        return feeds[-1].result or self._result(feeds[-1].number, timeout)
 
     def feeds(self) -> list[Feed]:
         """All that was fed so far, in order."""

@@ -376,6 +376,9 @@ impl<'e> Session<'e> {
 
     /// Waits for what a feed comes to that was taken.
     fn result_until(&self, number: u32, until: Option<Instant>) -> Result<Option<Came>> {
+        if number == 0 {
+            return Err(self.not_fed(0));
+        }
         let mut seen = None;
         self.watch(until, |session, record| {
             if !record.status.is_terminal() {

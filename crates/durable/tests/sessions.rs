@@ -100,6 +100,7 @@ fn a_feed_beside_a_running_one_is_refused_and_the_running_one_is_found_again() {
     assert_eq!(session.submit(&waits, Some(PATIENCE)).unwrap(), Some(1));
     assert_eq!(session.result(1, Some(Duration::ZERO)).unwrap(), None);
     assert!(message(session.result(2, None)).contains("no feed 2"));
+    assert!(message(session.result(0, None)).contains("no feed 0"));
     assert!(message(session.feed(&Feed::new("1"), None)).contains("feed 1 of session"));
     assert!(message(session.close(None)).contains("is running"));
     // Another process on the same store.

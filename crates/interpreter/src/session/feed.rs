@@ -39,9 +39,9 @@ pub(crate) struct Session {
 }
 
 enum State {
-    Idle(MontyRepl),
+    Idle(Box<MontyRepl>),
     /// Always `ReplProgress::ResolveFutures`.
-    InFeed(ReplProgress),
+    InFeed(Box<ReplProgress>),
 }
 
 /// What is known of a session beside the interpreter's own state.
@@ -96,7 +96,7 @@ impl Session {
         match &self.state {
             State::Idle(repl) => inspect::inspect_idle(repl),
             State::InFeed(progress) => {
-                inspect::inspect(progress, &|file, start| self.notes.place(file, start))
+                inspect::inspect(progress.as_ref(), &|file, start| self.notes.place(file, start))
             }
         }
     }
@@ -112,11 +112,11 @@ impl Session {
             rest.split_at_checked(u32::from_le_bytes(*len) as usize).ok_or_else(torn)?;
         let notes = postcard::from_bytes(notes).map_err(|error| error.to_string())?;
         let state = match monty::Dump::load(dump).map_err(|error| error.to_string())?.state {
-            monty::Session::Idle(repl) => State::Idle(*repl),
+            monty::Session::Idle(repl) => State::Idle(repl),
             monty::Session::Suspended(progress)
                 if matches!(*progress, ReplProgress::ResolveFutures(_)) =>
             {
-                State::InFeed(*progress)
+                State::InFeed(progress)
             }
             _ => return Err("the dump is not that of a waiting session".to_owned()),
         };
@@ -159,13 +159,13 @@ pub(super) fn resume(program: &LoadedProgram, session: Session, group: &WireGrou
             let fed = group.results.iter().find(|(id, _)| *id == notes.first);
             let mut runner = Runner::new(program, group.now_ms, notes.asked, 0);
             let halt = match fed {
-                Some((_, outcome)) => begin(&mut runner, notes, repl, outcome),
+                Some((_, outcome)) => begin(&mut runner, notes, *repl, outcome),
                 None => waiting(notes, State::Idle(repl)),
             };
             runner.finish(halt)
         }
         State::InFeed(progress) => {
-            let ReplProgress::ResolveFutures(futures) = progress else {
+            let ReplProgress::ResolveFutures(futures) = *progress else {
                 let failure = WireFailure::new("SystemError", "the session does not wait");
                 return Runner::new(program, group.now_ms, 0, 0).finish(Halt::Failed(failure));
             };
@@ -176,7 +176,7 @@ pub(super) fn resume(program: &LoadedProgram, session: Session, group: &WireGrou
             let open = pending.len() - awaited.len();
             let mut runner = Runner::new(program, group.now_ms, notes.asked, open);
             if results.is_empty() {
-                let state = State::InFeed(ReplProgress::ResolveFutures(futures));
+                let state = State::InFeed(Box::new(ReplProgress::ResolveFutures(futures)));
                 return runner.finish(waiting(notes, state));
             }
             let step = futures.resume(results, runner.printed.writer());
@@ -187,7 +187,7 @@ pub(super) fn resume(program: &LoadedProgram, session: Session, group: &WireGrou
                     waiting(notes, State::InFeed(progress))
                 }
                 Ok(Reached::Ended(repl, ended)) => {
-                    end(&mut runner, notes, repl, ended, injected.as_ref())
+                    end(&mut runner, notes, *repl, ended, injected.as_ref())
                 }
                 Err(failure) => Halt::Failed(failure),
             };
@@ -232,7 +232,7 @@ fn begin(
             notes.printed.append(&runner.printed);
             waiting(notes, State::InFeed(progress))
         }
-        Ok(Reached::Ended(repl, ended)) => end(runner, notes, repl, ended, None),
+        Ok(Reached::Ended(repl, ended)) => end(runner, notes, *repl, ended, None),
         Err(failure) => Halt::Failed(failure),
     }
 }
@@ -259,8 +259,8 @@ fn code_of(outcome: &WireOutcome<'_>, max_bytes: u64) -> Result<Option<String>, 
 /// How far a feed got.
 enum Reached {
     /// It waits; always `ReplProgress::ResolveFutures`.
-    Waiting(ReplProgress),
-    Ended(MontyRepl, Result<MontyObject, MontyException>),
+    Waiting(Box<ReplProgress>),
+    Ended(Box<MontyRepl>, Result<MontyObject, MontyException>),
 }
 
 /// Answers what the interpreter asks until the feed ends or waits.
@@ -275,11 +275,11 @@ fn drive(runner: &mut Runner<'_>, notes: &mut Notes, first: Step) -> Result<Reac
                 let ReplStartError { repl, error } = *ended;
                 return match failure::of_limit(&error, &runner.program.definition.limits) {
                     Some(failure) => Err(failure),
-                    None => Ok(Reached::Ended(repl, Err(error))),
+                    None => Ok(Reached::Ended(Box::new(repl), Err(error))),
                 };
             }
             Ok(ReplProgress::Complete { repl, value }) => {
-                return Ok(Reached::Ended(repl, Ok(value)));
+                return Ok(Reached::Ended(Box::new(repl), Ok(value)));
             }
             Ok(ReplProgress::FunctionCall(call)) => {
                 let asked = notes.number(call.call_id, &call.position);
@@ -298,7 +298,7 @@ fn drive(runner: &mut Runner<'_>, notes: &mut Notes, first: Step) -> Result<Reac
             }
             Ok(ReplProgress::ResolveFutures(futures)) => {
                 if !futures.pending_call_ids().is_empty() {
-                    return Ok(Reached::Waiting(ReplProgress::ResolveFutures(futures)));
+                    return Ok(Reached::Waiting(Box::new(ReplProgress::ResolveFutures(futures))));
                 }
                 let deadlock = MontyException::new(
                     ExcType::RuntimeError,
@@ -377,7 +377,7 @@ fn ask_for_feed(runner: &mut Runner<'_>, mut notes: Notes, repl: MontyRepl, last
     let request = WireRequest::Feed { last, number };
     runner.ask(notes.first, Position { line: 1, column: 1 }, request);
     notes.asked = runner.asked;
-    waiting(notes, State::Idle(repl))
+    waiting(notes, State::Idle(Box::new(repl)))
 }
 
 impl Notes {

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use anyhow::{Context as _, Result};
 use durable::{
-    Clock as _, Config, Definition, Engine, Error, ExecutionId, ExecutionRecord, Language, Limits,
+    Clock as _, Config, Definition, Engine, ExecutionId, ExecutionRecord, Language, Limits,
     Location, Outline, Payload, Program, Start, Status, SystemClock,
 };
 use serde_json::Value;
@@ -101,10 +101,8 @@ pub(crate) fn resume(url: &str, command: &args::Resume) -> Result<Exit> {
     let isolation = command.host.isolation.isolation();
     let config = Config { only: Some(id), hold_ms: u64::MAX, ..Config::default() };
     let engine = database::open_to_run(url, isolation, config)?;
-    let stored = engine.store().program(&record.program)?.ok_or_else(|| {
-        Error::corrupt(format!("the program {} of execution {id} is missing", record.program))
-    })?;
-    functions.check(&stored.program)?;
+    let program = engine.program_of(&record)?;
+    functions.check(&program)?;
     if inbox.is_interrupted() {
         text::say(&hint);
         return Ok(Exit::Interrupted);

@@ -6,7 +6,7 @@
 
 use durable_core::{
     Call, CallId, Definition, Error, Event, Execution, ExecutionId, Outcome, Recorded, Result,
-    UnixMs, apply, replay,
+    UnixMs, apply,
 };
 pub use durable_core::{Frame, Inspection};
 use durable_engine::{Engine, whole_journal};
@@ -96,10 +96,7 @@ pub fn inspect(engine: &Engine, checkpoint: &Checkpoint) -> Result<Inspection> {
 /// `NotFound`; `Corrupt` when it is missing.
 pub fn definition(engine: &Engine, checkpoint: &Checkpoint) -> Result<Definition> {
     let record = engine.execution(checkpoint.execution)?;
-    let stored = engine.store().program(&record.program)?.ok_or_else(|| {
-        Error::corrupt(format!("the program of execution {} is missing", record.id))
-    })?;
-    Ok(stored.program.definition().clone())
+    Ok(engine.program_of(&record)?.definition().clone())
 }
 
 /// What the program was given between two checkpoints of one execution, in order.
@@ -196,6 +193,5 @@ fn of_journal(id: ExecutionId, journal: &[Recorded]) -> Result<Vec<Checkpoint>> 
 pub(crate) fn journal_until(engine: &Engine, checkpoint: &Checkpoint) -> Result<Vec<Recorded>> {
     let mut journal = whole_journal(engine.store(), checkpoint.execution)?;
     journal.retain(|recorded| recorded.transition <= checkpoint.transition);
-    replay::fold(checkpoint.execution, &journal)?;
     Ok(journal)
 }

@@ -60,15 +60,10 @@ impl Portable {
             }
             let journal = durable_engine::whole_journal(store, id)?;
             let is_same = replay::fold(id, &journal)? == loaded.execution;
-            let program = store.program(&record.program)?.ok_or_else(|| {
-                Error::corrupt(format!(
-                    "the program {} of execution {id} is missing",
-                    record.program
-                ))
-            })?;
+            let program = engine.program_of(&record)?;
             if is_same {
                 let calls = store.calls(id)?;
-                return Ok(Self::new(&record, &program.program, journal, &loaded, &calls));
+                return Ok(Self::new(&record, &program, journal, &loaded, &calls));
             }
             if store.execution(id)?.is_some_and(|now| now.version == loaded.execution.version) {
                 return Err(Error::corrupt(format!(
@@ -87,9 +82,7 @@ impl Portable {
         results: &[(CallId, Outcome)],
     ) -> Result<Self> {
         let record = engine.execution(checkpoint.execution)?;
-        let program = engine.store().program(&record.program)?.ok_or_else(|| {
-            Error::corrupt(format!("the program of execution {} is missing", record.id))
-        })?;
+        let program = engine.program_of(&record)?;
         let journal = checkpoints::journal_until(engine, checkpoint)?;
         let created_at_ms = id.made_at_ms();
         let loaded = Loaded {
@@ -103,7 +96,7 @@ impl Portable {
             control: None,
         };
         let record = ExecutionRecord { id, idempotency_key: None, created_at_ms, ..record };
-        Ok(Self::new(&record, &program.program, journal, &loaded, &[]))
+        Ok(Self::new(&record, &program, journal, &loaded, &[]))
     }
 
     /// Writes it down as JSON.

@@ -127,10 +127,7 @@ impl<'e> Session<'e> {
     /// `NotFound`; `Invalid` when the execution is no session.
     pub fn get(engine: &'e Engine, id: ExecutionId) -> Result<Self> {
         let record = engine.execution(id)?;
-        let program = engine.store().program(&record.program)?.ok_or_else(|| {
-            Error::corrupt(format!("the program {} of execution {id} is gone", record.program))
-        })?;
-        match program.program.definition().language {
+        match engine.program_of(&record)?.definition().language {
             Language::Session => Ok(Self { engine, id }),
             language => Err(not_a_session(&format!("execution {id}"), language)),
         }

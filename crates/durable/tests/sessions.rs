@@ -2,18 +2,12 @@
 
 mod support;
 
-use std::{
-    collections::BTreeSet,
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
 use durable::{
-    CallStatus, Came, Durable, Error, Feed, FunctionError, Isolation, Limits, ListFilter, Payload,
-    Session, Status, Workflow,
+    Came, Durable, Error, Feed, FunctionError, Limits, Payload, Session, Status, Workflow,
 };
-use support::*;
+use support::{kills::kill_at_random_moments, *};
 
 fn open(scene: &Scene) -> Durable {
     scene
@@ -234,78 +228,12 @@ const EXPECTED: &str = r#"1: ["page a","page b","page c"]
 5: [7,"no such page"]
 "#;
 
-fn command(dir: &Path, isolation: &str) -> Command {
-    let mut command = Command::new(example("session"));
-    command
-        .arg(format!("sqlite:///{}", dir.join("session.db").display()))
-        .arg(dir.join("calls.log"))
-        .env("ISOLATION", isolation)
-        .stdout(Stdio::piped());
-    command
-}
-
-fn recorded(dir: &Path) -> (BTreeSet<String>, Option<Status>) {
-    let database = dir.join("session.db");
-    if !database.exists() {
-        return (BTreeSet::new(), None);
-    }
-    let url = format!("sqlite:///{}", database.display());
-    let engine = Durable::builder(&url).isolation(Isolation::Thread).open_engine().unwrap();
-    let mut keys = BTreeSet::new();
-    let mut status = None;
-    for execution in engine.store().list(&ListFilter::default()).unwrap() {
-        assert_eq!(status.replace(execution.status), None, "the same key is the same session");
-        for call in engine.store().calls(execution.id).unwrap() {
-            if matches!(call.status, CallStatus::Completed | CallStatus::Failed) {
-                keys.insert(format!("{}:{}", execution.id, call.id));
-            }
-        }
-    }
-    assert_eq!(engine.store().check().unwrap(), Vec::<String>::new());
-    (keys, status)
-}
-
-fn log(dir: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(dir.join("calls.log")).unwrap_or_default();
-    text.lines().map(str::to_owned).collect()
-}
-
-/// Kills the example again and again until it ends by itself.
-fn killed_at_random_moments(isolation: &str, kills: u64) {
-    let (mut seed, mut interrupted) = (0_u64, 0);
-    while seed < kills {
-        let dir = tempfile::tempdir().unwrap();
-        let mut complete = BTreeSet::new();
-        for _ in 0..5 {
-            seed += 1;
-            let before = log(dir.path()).len();
-            let mut child = command(dir.path(), isolation).spawn().unwrap();
-            let bits = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-            // The moment is what is tested; nothing depends on where exactly it falls.
-            std::thread::sleep(Duration::from_micros((bits ^ (bits >> 29)) % 60_000));
-            child.kill().unwrap();
-            child.wait().unwrap();
-            let again: Vec<_> = log(dir.path())[before..].to_vec();
-            assert!(again.iter().all(|key| !complete.contains(key)), "{again:?} (seed {seed})");
-            complete = recorded(dir.path()).0;
-            interrupted += usize::from(!complete.is_empty());
-        }
-        let before = log(dir.path()).len();
-        let output = command(dir.path(), isolation).output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&output.stdout), EXPECTED, "seed {seed}");
-        let again: Vec<_> = log(dir.path())[before..].to_vec();
-        assert!(again.iter().all(|key| !complete.contains(key)), "{again:?} (seed {seed})");
-        assert_eq!(recorded(dir.path()).1, Some(Status::Completed));
-    }
-    assert!(interrupted > 0, "no kill fell between the first call and the end");
-}
-
 #[test]
 fn killed_at_random_moments_with_worker_processes() {
-    killed_at_random_moments("process", 50);
+    kill_at_random_moments("session", "process", EXPECTED);
 }
 
 #[test]
 fn killed_at_random_moments_with_threads() {
-    killed_at_random_moments("thread", 50);
+    kill_at_random_moments("session", "thread", EXPECTED);
 }

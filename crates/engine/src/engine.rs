@@ -371,6 +371,20 @@ impl Engine {
         self.shell.runner.validate(program)
     }
 
+    /// The program that an execution runs, as it is stored.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is missing, or can't be read.
+    pub fn program_of(&self, record: &ExecutionRecord) -> Result<Arc<Program>> {
+        let stored = self.shell.store.program(&record.program)?.ok_or_else(|| {
+            Error::corrupt(format!(
+                "the program {} of execution {} is missing",
+                record.program, record.id
+            ))
+        })?;
+        Ok(stored.program)
+    }
+
     /// The call stacks and variables of a program as they were after a transition.
     ///
     /// The program is run again against its journal up to there; the execution is left alone.
@@ -385,15 +399,7 @@ impl Engine {
         let (seed, now_ms) = replay::started(&journal).ok_or_else(|| {
             Error::conflict(format!("execution {id} had not begun at transition {transition}"))
         })?;
-        let program = match self.shell.programs.get(&record.program) {
-            Some(known) => known.program().clone(),
-            None => {
-                let stored = self.shell.store.program(&record.program)?;
-                let missing =
-                    || Error::corrupt(format!("the program of execution {id} is missing"));
-                stored.ok_or_else(missing)?.program
-            }
-        };
+        let program = self.program_of(&record)?;
         self.shell.runner.inspect(Advance {
             execution: id,
             program,

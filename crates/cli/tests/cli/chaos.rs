@@ -4,18 +4,7 @@ use std::{path::Path, process::Command};
 
 use durable::{Durable, Engine, ExecutionId, Isolation, Status, Workflow};
 
-use crate::support::{Desk, Running, until};
-
-/// Every attempt writes its key down before it does anything else.
-const COUNTED: &str = r#"
-from durable_monty import current_call, register_function
-
-@register_function("step")
-def step(n):
-    with open("keys", "a") as file:
-        file.write(current_call().idempotency_key + "\n")
-    return n + 1
-"#;
+use crate::support::{COUNTED, Desk, Running, until};
 
 const WORKFLOW: &str = "
 from asyncio import gather

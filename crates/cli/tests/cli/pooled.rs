@@ -7,24 +7,13 @@ use durable::{Status, Workflow};
 
 use crate::{
     database::Database,
-    support::{Desk, until},
+    support::{COUNTED, Desk, until},
 };
 
 const EXECUTIONS: usize = 200;
 const CALLS: usize = 4;
 /// The sessions that `scripts/services` allows PgBouncer for one database.
 const SESSIONS: i64 = 4;
-
-/// Every attempt writes its key down.
-const COUNTED: &str = r#"
-from durable_monty import current_call, register_function
-
-@register_function("step")
-def step(n):
-    with open("keys", "a") as file:
-        file.write(current_call().idempotency_key + "\n")
-    return n + 1
-"#;
 
 const WORKFLOW: &str = "
 from asyncio import gather, sleep

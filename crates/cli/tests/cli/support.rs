@@ -15,6 +15,17 @@ use rustix::process::Pid;
 /// Long enough for a loaded machine; a test that waits this long has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A function of which every attempt writes its key down before it does anything else.
+pub(crate) const COUNTED: &str = r#"
+from durable_monty import current_call, register_function
+
+@register_function("step")
+def step(n):
+    with open("keys", "a") as file:
+        file.write(current_call().idempotency_key + "\n")
+    return n + 1
+"#;
+
 /// Functions that write down that they were run; `gate` holds its call until the test opens it.
 pub(crate) const GATED: &str = r#"
 from durable_monty import register_function

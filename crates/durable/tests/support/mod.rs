@@ -1,6 +1,8 @@
 //! What the tests of the embedding crate share. Each of them uses a part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod kills;
+
 use std::{
     collections::BTreeMap,
     path::PathBuf,

@@ -16,8 +16,9 @@ use serde_json::json;
 
 use crate::{program::SCRIPT_NAME, value};
 
-/// Largest value that is shown.
+/// Largest value that is shown, and how much of all.
 const MAX_VALUE_BYTES: usize = 64 << 10;
+const MAX_SHOWN_BYTES: usize = 16 << 20;
 
 /// Most variables that are shown of a frame, and most frames of all.
 const MAX_VARIABLES: usize = 500;
@@ -48,10 +49,12 @@ pub(crate) fn inspect(progress: &impl Serialize, places: Places<'_>) -> Result<I
     let state = State::read(&tree, places).ok_or(UNEXPECTED)?;
     let mut stacks = Vec::new();
     let mut left = MAX_FRAMES;
+    let mut room = MAX_SHOWN_BYTES;
     for stack in state.stacks() {
         let (frames, values) = stack;
+        let frames = frames.iter().take(left);
         let shown: Vec<_> =
-            frames.iter().take(left).filter_map(|frame| state.frame(frame, values)).collect();
+            frames.filter_map(|frame| state.frame(frame, values, &mut room)).collect();
         left -= shown.len();
         if !shown.is_empty() {
             stacks.push(shown);
@@ -71,11 +74,12 @@ pub(crate) fn inspect_idle(repl: &MontyRepl) -> Result<Inspection, String> {
     let slots = list(&["global_names", "slots"])?.iter().zip(list(&["globals"])?);
     let held = slots.filter(|(_, value)| value.as_text() != Some("U"));
     let names = held.filter_map(|(slot, _)| text(texts, number_of(slot)?));
+    let mut room = MAX_SHOWN_BYTES;
     let mut copy: MontyRepl = tree.deserialized().map_err(|error| error.to_string())?;
     let variables = names
         .filter(|name| is_name(name))
         .take(MAX_VARIABLES)
-        .map(|name| (name.to_owned(), show(&mut copy, name)))
+        .map(|name| (name.to_owned(), show(&mut copy, name, &mut room)))
         .collect();
     let position = Position { line: 1, column: 1 };
     let frame = Frame { function: "<module>".to_owned(), position, variables };
@@ -150,7 +154,7 @@ impl<'a> State<'a> {
         stacks.into_iter().map(|(_, stack)| stack).collect()
     }
 
-    fn frame(&self, frame: &Value, values: &[Value]) -> Option<Frame> {
+    fn frame(&self, frame: &Value, values: &[Value], room: &mut usize) -> Option<Frame> {
         let frame: RawFrame = frame.deserialized().ok()?;
         let (code, name, slots, values) = match frame.function {
             None => {
@@ -169,7 +173,7 @@ impl<'a> State<'a> {
         Some(Frame {
             function: name.to_owned(),
             position: self.position(code, frame.next_instruction),
-            variables: self.variables(slots.as_array()?, values),
+            variables: self.variables(slots.as_array()?, values, room),
         })
     }
 
@@ -194,6 +198,7 @@ impl<'a> State<'a> {
         &self,
         slots: &[Value],
         values: &[Value],
+        room: &mut usize,
     ) -> std::collections::BTreeMap<String, Payload> {
         let named: Vec<_> = slots
             .iter()
@@ -208,8 +213,8 @@ impl<'a> State<'a> {
             let unread = |_| repr("a value that can't be read");
             return named.iter().map(|(_, name, _)| ((*name).to_owned(), unread(()))).collect();
         };
-        let shown = named.iter().map(|(_, name, _)| ((*name).to_owned(), show(&mut session, name)));
-        shown.collect()
+        let names = named.iter().map(|(_, name, _)| *name);
+        names.map(|name| (name.to_owned(), show(&mut session, name, room))).collect()
     }
 
     /// What a variable holds that functions inside of its own one share.
@@ -267,14 +272,17 @@ fn number_of(value: &Value) -> Option<u64> {
     u64::try_from(value.as_integer()?).ok()
 }
 
-/// The value of a global of a session.
-fn show(session: &mut MontyRepl, name: &str) -> Payload {
+/// The value of a global of a session, as far as there is room for it.
+fn show(session: &mut MontyRepl, name: &str, room: &mut usize) -> Payload {
     let found = catch_unwind(AssertUnwindSafe(|| {
         session.feed_run(name, Vec::new(), PrintWriter::Disabled)
     }));
     match found {
-        Ok(Ok(found)) => match value::encode(&found, MAX_VALUE_BYTES) {
-            Ok(json) => Payload::trusted(json),
+        Ok(Ok(found)) => match value::encode(&found, MAX_VALUE_BYTES.min(*room)) {
+            Ok(json) => {
+                *room = room.saturating_sub(json.len());
+                Payload::trusted(json)
+            }
             Err(error) => repr(&error.to_string()),
         },
         Ok(Err(_)) | Err(_) => repr("a value that can't be read"),

@@ -503,3 +503,25 @@ await main()
         assert!(refused.to_string().contains("has ended"), "{refused}");
     });
 }
+
+#[test]
+fn what_is_shown_of_a_program_is_bounded() {
+    const SOURCE: &str = "\
+text = 'x' * 60000
+async def deep(left):
+    own = text
+    return await deep(left - 1) if left else await f()
+await deep(400)
+";
+    both(|pool| {
+        let program = program(SOURCE, &["f"], &[], Limits::default());
+        let seen =
+            Driver::new(pool, &program, 1).inspect(Driver::start_base("{}"), vec![]).unwrap();
+        let own: Vec<_> =
+            seen.stacks[0].iter().filter_map(|frame| frame.variables.get("own")).collect();
+        assert_eq!(own.len(), 401);
+        let bytes: usize = own.iter().map(|value| value.as_str().len()).sum();
+        assert!((15 << 20..17 << 20).contains(&bytes), "{bytes}");
+        assert!(own[400].as_str().contains("$py:repr"), "{:?}", own[400]);
+    });
+}

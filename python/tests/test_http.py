@@ -346,7 +346,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "HTTP.md").read_text()
     (tmp_path / "tasks.py").write_text("def add(a, b):\n    return a + b\n")
     blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    start, look, steer, access = blocks
+    start, look, steer, checkpoints, access = blocks
     assert all(line.startswith("durable serve --db") for line in start.splitlines())
 
     def run(command: str, **variables: str) -> str:
@@ -377,6 +377,13 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
         paused = f"until curl -s {base}/executions/{other} | grep -q '\"paused\"'; do :; done"
         script = [steering[0], paused, *steering[1:3], until_ended, *steering[3:]]
         run("\n".join(script), URL=base, ID=other)
+        request = json.dumps({"source": "await add(await add(1, 2), 3)", "functions": ["add"]})
+        other = json.loads(run(f"curl -s {base}/executions {head} -d '{request}'"))["execution_id"]
+        run(f"curl -s '{base}/executions/{other}/result?wait_ms=30000'")
+        forks = run(checkpoints, URL=base, ID=other)
+        assert '"ended":[{"call":0,"result":3' in forks
+        fork = re.findall(r'"execution_id":"([^"]*)"', forks)[1]
+        assert '"output":53' in run(f"curl -s '{base}/executions/{fork}/result?wait_ms=30000'")
         create, listed, revoke, use = access.splitlines()
         token = run(create, DURABLE_DB=database[1]).strip()
         token_id = token.split("_")[1]

@@ -1,14 +1,13 @@
 //! `durable checkpoints`
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
 use durable::{
     Call, Config, Definition, Engine, Error, Isolation, Location, Outcome, Payload,
-    checkpoints::{self, Checkpoint, Frame, Inspection},
+    checkpoints::{self, Change, Checkpoint, Inspection},
 };
-use durable_server::views::instant;
-use serde_json::{Value, json};
+use durable_server::views::{CheckpointView, InspectedCheckpointView, instant};
 
 use crate::{
     args::Checkpoints,
@@ -47,9 +46,7 @@ fn find(engine: &Engine, id: &str, at: Option<u32>) -> durable::Result<Checkpoin
     let id = database::id(id)?;
     match at {
         Some(number) => checkpoints::get(engine, id, number),
-        None => checkpoints::list(engine, id)?.pop().ok_or_else(|| {
-            Error::not_found(format!("execution {id} has no checkpoint: it has not waited yet"))
-        }),
+        None => checkpoints::last(engine, id),
     }
 }
 
@@ -58,7 +55,7 @@ fn list(url: &str, id: &str, is_json: bool) -> Result<Exit> {
     let all = checkpoints::list(&engine, database::id(id)?)?;
     if is_json {
         for checkpoint in &all {
-            text::print(&format!("{}\n", view(checkpoint)))?;
+            text::print(&(serde_json::to_string(&CheckpointView::new(checkpoint))? + "\n"))?;
         }
         return Ok(Exit::Done);
     }
@@ -82,47 +79,18 @@ fn describe(call: &Call) -> String {
     format!("{} (call {}, line {})", call.name(), call.id(), call.new.position.line)
 }
 
-fn view(checkpoint: &Checkpoint) -> Value {
-    let call = |call: &Call| {
-        let position = call.new.position;
-        json!({ "call": call.id(), "name": call.name(), "line": position.line,
-                "column": position.column })
-    };
-    json!({
-        "checkpoint": checkpoint.number,
-        "id": checkpoint.id(),
-        "execution": checkpoint.execution,
-        "time": instant(checkpoint.at_ms),
-        "sequence": checkpoint.sequence,
-        "transition": checkpoint.transition,
-        "waits_for": checkpoint.waits_for.iter().map(call).collect::<Value>(),
-        "label": checkpoint.label,
-    })
-}
-
 fn show(url: &str, id: &str, at: Option<u32>, is_json: bool) -> Result<Exit> {
     let engine = open(url)?;
     let checkpoint = find(&engine, id, at)?;
     let seen = checkpoints::inspect(&engine, &checkpoint)?;
     let definition = checkpoints::definition(&engine, &checkpoint)?;
     if is_json {
-        let mut view = view(&checkpoint);
-        view["source"] = json!(definition.source);
-        let stack = |stack: &Vec<Frame>| stack.iter().map(frame_view).collect::<Vec<_>>();
-        view["stacks"] = json!(seen.stacks.iter().map(stack).collect::<Vec<_>>());
-        text::print(&format!("{view}\n"))?;
+        let view = InspectedCheckpointView::new(&checkpoint, &definition, &seen);
+        text::print(&(serde_json::to_string(&view)? + "\n"))?;
     } else {
         text::print(&plain(&checkpoint, &definition, &seen))?;
     }
     Ok(Exit::Done)
-}
-
-fn frame_view(frame: &Frame) -> Value {
-    let value = |payload: &Payload| serde_json::from_str(payload.as_str()).unwrap_or(Value::Null);
-    let variables: BTreeMap<_, _> =
-        frame.variables.iter().map(|(name, payload)| (name, value(payload))).collect();
-    json!({ "function": frame.function, "line": frame.position.line,
-            "column": frame.position.column, "variables": variables })
 }
 
 fn plain(checkpoint: &Checkpoint, definition: &Definition, seen: &Inspection) -> String {
@@ -169,49 +137,36 @@ fn plain(checkpoint: &Checkpoint, definition: &Definition, seen: &Inspection) ->
 fn diff(url: &str, id: &str, from: u32, to: u32) -> Result<Exit> {
     let engine = open(url)?;
     let (before, after) = (find(&engine, id, Some(from))?, find(&engine, id, Some(to))?);
-    let seen = |checkpoint| Ok::<_, Error>(variables(&checkpoints::inspect(&engine, checkpoint)?));
-    let (old, new) = (seen(&before)?, seen(&after)?);
+    let diff = checkpoints::diff(&engine, &before, &after)?;
     let mut text = String::new();
-    for name in old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))) {
-        let (was, is) = (old.get(name), new.get(name));
-        if was == is {
-            continue;
-        }
-        let mut tell = |sign, value: Option<&String>| {
+    for change in &diff.variables {
+        let mut tell = |sign, value: Option<&Payload>| {
             if let Some(value) = value {
-                let _ = writeln!(text, "{sign} {name} = {}", short(value, MAX_CHARS));
+                let (place, value) = (place(change), short(value.as_str(), MAX_CHARS));
+                let _ = writeln!(text, "{sign} {place}{} = {value}", change.name);
             }
         };
-        tell('-', was);
-        tell('+', is);
+        tell('-', change.before.as_ref());
+        tell('+', change.after.as_ref());
     }
-    for call in checkpoints::ended_between(&engine, &before, &after)? {
-        let came_to = match &call.1 {
+    for (call, outcome) in &diff.ended {
+        let came_to = match outcome {
             Outcome::Completed(result) => short(result.as_str(), MAX_CHARS),
             Outcome::Failed(failure) => failure.to_string(),
         };
-        let _ = writeln!(text, "  call {} came to {came_to}", call.0);
+        let _ = writeln!(text, "  call {call} came to {came_to}");
     }
     text::print(&text)?;
     Ok(Exit::Done)
 }
 
-/// The variables of all frames, by task, function and name.
-fn variables(seen: &Inspection) -> BTreeMap<String, String> {
-    let mut all = BTreeMap::new();
-    for (task, stack) in seen.stacks.iter().enumerate() {
-        for (depth, frame) in stack.iter().enumerate() {
-            let place = match (task, depth) {
-                (0, 0) => String::new(),
-                (0, _) => format!("{}: ", frame.function),
-                _ => format!("task {task}, {}: ", frame.function),
-            };
-            for (name, value) in &frame.variables {
-                all.insert(format!("{place}{name}"), value.as_str().to_owned());
-            }
-        }
+/// Whose variable it is; nothing for the program's own.
+fn place(change: &Change) -> String {
+    match (change.task, change.depth) {
+        (0, 0) => String::new(),
+        (0, _) => format!("{}: ", change.function),
+        (task, _) => format!("task {task}, {}: ", change.function),
     }
-    all
 }
 
 fn fork(url: &str, id: &str, at: Option<u32>, results: &[String]) -> Result<Exit> {

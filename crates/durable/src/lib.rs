@@ -18,12 +18,9 @@
 //! # }
 //! ```
 
-pub mod checkpoints;
 mod key;
 mod location;
-pub mod portable;
 mod runner;
-mod session;
 mod worker;
 mod workflow;
 
@@ -35,8 +32,31 @@ pub use durable_core::{
     Call, CallStatus, Definition, Error, ExecutionId, Failure, FunctionOptions, Language, Limits,
     Outcome, Payload, Program, Recorded, Request, Result, RetryPolicy, Status, wire,
 };
+/// An execution is looked into, and another one goes on from there:
+///
+/// ```
+/// use durable::{Durable, FunctionError, Workflow, checkpoints};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # durable::run_worker_if_asked();
+/// let durable = Durable::builder("memory:")
+///     .isolation(durable::Isolation::Thread)
+///     .function("double", |(x,): (i64,)| async move { Ok::<_, FunctionError>(2 * x) })
+///     .open()?;
+/// let id = durable.start(&Workflow::new("a = await double(2)\nawait double(a)"))?;
+/// assert_eq!(durable.result::<i64>(id)?, 8);
+/// let engine = durable.engine();
+/// let second = &checkpoints::list(engine, id)?[1];
+/// let seen = checkpoints::inspect(engine, second)?;
+/// assert_eq!(seen.stacks[0][0].variables["a"].as_str(), "4");
+/// let fork = checkpoints::fork(engine, second, &[])?;
+/// assert_eq!(durable.result::<i64>(fork)?, 8);
+/// # Ok(())
+/// # }
+/// ```
+pub use durable_engine::checkpoints;
 pub use durable_engine::{
-    Announcement, CallRequest, Clock, Config, Duty, Engine, Executor, Start, SystemClock,
+    Announcement, CallRequest, Came, Clock, Config, Duty, Engine, Executor, Feed, FeedError,
+    FeedRecord, Session, Start, SystemClock, portable,
 };
 pub use durable_executors::{FunctionError, Functions, PullQueue};
 pub use durable_interpreter::{LimitedAllocator, WorkerCommand};
@@ -47,7 +67,6 @@ pub use durable_store::{
 };
 pub use key::rekey;
 pub use location::{Location, migrate, plan_migration};
-pub use session::{Came, Feed, FeedError, FeedRecord, Session};
 pub use worker::{run_worker_if_asked, worker_main};
 pub use workflow::Workflow;
 

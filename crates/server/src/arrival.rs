@@ -9,7 +9,8 @@ use axum::{
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
+use utoipa::ToSchema;
 
 use crate::{Kind, Problem, Server, access::only};
 
@@ -18,6 +19,11 @@ pub(crate) struct Json<T>(pub(crate) T);
 
 /// A body of JSON, or none.
 pub(crate) struct JsonOrNothing<T>(pub(crate) T);
+
+/// The body of a request with which nothing has to be said.
+#[derive(Deserialize, Default, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
 
 /// The bytes of a body of JSON, not looked at yet.
 pub(crate) struct JsonBytes(pub(crate) Bytes);
@@ -56,10 +62,14 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<Server>> for JsonOrNothing<T
     }
 }
 
-/// Reads JSON.
+/// Reads a JSON object.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let text = std::str::from_utf8(bytes)
         .map_err(|error| Problem::invalid(format!("the body is not UTF-8: {error}")))?;
+    // A list would be taken for the fields in their order.
+    if text.trim_start().starts_with('[') {
+        return Err(Problem::invalid("the body is a list: an object is expected"));
+    }
     serde_json::from_str(text)
         .map_err(|error| Problem::invalid(format!("the body is not what is expected: {error}")))
 }

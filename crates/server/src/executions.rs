@@ -20,7 +20,7 @@ use crate::{
 
 /// Most executions, calls or events of a page.
 pub(crate) const MAX_PAGE: u64 = 1_000;
-const DEFAULT_PAGE: u64 = 100;
+pub(crate) const DEFAULT_PAGE: u64 = 100;
 /// A page that has become this large ends early.
 pub(crate) const MAX_PAGE_BYTES: usize = 16 << 20;
 /// How many executions are read first: they may be large.

@@ -27,11 +27,34 @@ impl<T: FromStr<Err = durable_core::Error>> FromRequestParts<Arc<Server>> for Pa
 
     async fn from_request_parts(parts: &mut Parts, server: &Arc<Server>) -> Result<Self, Problem> {
         let params = RawPathParams::from_request_parts(parts, server).await;
-        let nothing = || Problem::new(Kind::NotFound, "the path names nothing that can be there");
         let params = params.map_err(|_| nothing())?;
         let (_, text) = params.iter().next().ok_or_else(nothing)?;
         // Whatever can't be an id names nothing.
         text.parse().map(PathId).map_err(|_| nothing())
+    }
+}
+
+fn nothing() -> Problem {
+    Problem::new(Kind::NotFound, "the path names nothing that can be there")
+}
+
+/// The `{id}` and the `{number}` of the path: of an execution, and of something that is counted
+/// there from 1.
+pub(crate) struct PathNumbered(pub(crate) ExecutionId, pub(crate) u32);
+
+impl FromRequestParts<Arc<Server>> for PathNumbered {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, server: &Arc<Server>) -> Result<Self, Problem> {
+        let params = RawPathParams::from_request_parts(parts, server).await;
+        let params = params.map_err(|_| nothing())?;
+        let mut texts = params.iter().map(|(_, text)| text);
+        let (Some(id), Some(number)) = (texts.next(), texts.next()) else { return Err(nothing()) };
+        let counted = number.parse::<u32>().ok();
+        // One way to write it: no sign, no leading zeros.
+        let counted = counted.filter(|counted| *counted > 0 && counted.to_string() == number);
+        let (Ok(id), Some(number)) = (id.parse(), counted) else { return Err(nothing()) };
+        Ok(Self(id, number))
     }
 }
 
@@ -43,7 +66,6 @@ impl FromRequestParts<Arc<Server>> for PathText {
 
     async fn from_request_parts(parts: &mut Parts, server: &Arc<Server>) -> Result<Self, Problem> {
         let params = RawPathParams::from_request_parts(parts, server).await;
-        let nothing = || Problem::new(Kind::NotFound, "the path names nothing that can be there");
         let params = params.map_err(|_| nothing())?;
         params.iter().next().map(|(_, text)| Self(text.to_owned())).ok_or_else(nothing)
     }

@@ -24,7 +24,7 @@ use utoipa::ToSchema;
 use crate::{
     Kind, Problem, Server,
     access::{Caller, Looks, only},
-    executions::{MAX_PAGE, MAX_PAGE_BYTES},
+    executions::{DEFAULT_PAGE, MAX_PAGE, MAX_PAGE_BYTES},
     extract::{PathExecution, PathId, Query},
     json,
     openapi::Refusals,
@@ -33,7 +33,6 @@ use crate::{
 };
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-const DEFAULT_PAGE: u64 = 100;
 /// How many events are read at a time: they may be large.
 const READ: usize = 25;
 /// How often a follower looks for news at most and at least. The end of an execution is told to

@@ -10,6 +10,7 @@
 mod access;
 mod arrival;
 mod check;
+mod checkpoints;
 mod config;
 mod executions;
 mod extract;
@@ -170,6 +171,11 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Server>>)> {
         ("/executions/bulk", post(operate::bulk)),
         ("/executions/{id}", get(executions::get).delete(operate::delete)),
         ("/executions/{id}/calls", get(executions::calls)),
+        ("/executions/{id}/checkpoints", get(checkpoints::list)),
+        ("/executions/{id}/checkpoints/{number}", get(checkpoints::get)),
+        ("/executions/{id}/checkpoints/{number}/diff", get(checkpoints::diff)),
+        ("/executions/{id}/checkpoints/{number}/fork", post(checkpoints::fork)),
+        ("/executions/{id}/checkpoints/{number}/restore", post(checkpoints::restore)),
         ("/executions/{id}/events", get(journal::events)),
         ("/executions/{id}/result", get(results::result)),
         ("/executions/{id}/cancel", post(operate::cancel)),

@@ -16,7 +16,8 @@ use utoipa::{
 };
 
 use crate::{
-    executions, journal, operate, problem, results, start, tasks, tokens, webhook, workers,
+    checkpoints, executions, journal, operate, problem, results, start, tasks, tokens, webhook,
+    workers,
 };
 
 /// What every operation may be refused with.
@@ -66,7 +67,8 @@ pub(crate) enum Refusals {
     paths(
         executions::list, start::start, executions::get, operate::delete, executions::calls,
         journal::events, results::result, operate::cancel, operate::pause, operate::resume,
-        operate::retry, operate::bulk, tasks::claim, tasks::heartbeat, tasks::complete, tasks::fail,
+        operate::retry, operate::bulk, checkpoints::list, checkpoints::get, checkpoints::diff,
+        checkpoints::fork, checkpoints::restore, tasks::claim, tasks::heartbeat, tasks::complete, tasks::fail,
         webhook::complete, workers::list, tokens::list, tokens::create, tokens::revoke,
         workers::health, workers::ready, openapi
     ),

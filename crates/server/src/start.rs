@@ -7,7 +7,9 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
-use durable_core::{Definition, Error, FunctionOptions, Language, Limits, Program, ProgramId};
+use durable_core::{
+    Definition, Error, ExecutionId, FunctionOptions, Language, Limits, Program, ProgramId,
+};
 use durable_engine::{Engine, Start};
 use durable_store::Labels;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
@@ -84,6 +86,28 @@ pub(crate) struct Started {
     existing: bool,
 }
 
+impl Started {
+    /// An execution that was started just now.
+    pub(crate) fn new(engine: &Engine, id: ExecutionId) -> durable_core::Result<Self> {
+        Self::or_found(engine, id, false)
+    }
+
+    fn or_found(engine: &Engine, id: ExecutionId, existing: bool) -> durable_core::Result<Self> {
+        let status = engine.execution(id)?.status.as_str();
+        Ok(Self { execution_id: id.to_string(), status, existing })
+    }
+
+    /// The answer, which says where it is.
+    pub(crate) fn into_response(self) -> Response {
+        let status = if self.existing { StatusCode::OK } else { StatusCode::CREATED };
+        let mut response = json(status, &self);
+        if let Ok(location) = HeaderValue::try_from(format!("/executions/{}", self.execution_id)) {
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        response
+    }
+}
+
 /// Start an execution
 ///
 /// When the answer comes, the execution survives a crash.
@@ -112,18 +136,10 @@ pub(crate) async fn start(
             start.labels = labels;
             start.idempotency_key = key;
             let (id, existing) = engine.start_or_find(start)?;
-            let record = engine.execution(id)?;
-            let status = record.status.as_str();
-            Ok(Started { execution_id: id.to_string(), status, existing })
+            Started::or_found(engine, id, existing)
         })
         .await?;
-    let status = if started.existing { StatusCode::OK } else { StatusCode::CREATED };
-    let mut response = json(status, &started);
-    let location = format!("/executions/{}", started.execution_id);
-    if let Ok(location) = HeaderValue::try_from(location) {
-        response.headers_mut().insert(header::LOCATION, location);
-    }
-    Ok(response)
+    Ok(started.into_response())
 }
 
 fn idempotency_key(headers: &HeaderMap, body: Option<String>) -> Result<Option<String>, Problem> {

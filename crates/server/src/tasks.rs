@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use crate::{
     Kind, Problem, Server,
     access::{Caller, Works},
-    arrival::{Json, JsonOrNothing},
+    arrival::{Json, JsonOrNothing, Nothing},
     check,
     extract::{PathId, PathTask, Query},
     json,
@@ -62,6 +62,8 @@ pub(crate) struct TaskView {
     id: String,
     /// What to run, and with what: an array and an object.
     function: String,
+    /// What the workflow calls it: the function's name there, or that of the step.
+    step: String,
     #[schema(value_type = serde_json::Value)]
     args: Option<Box<RawValue>>,
     #[schema(value_type = serde_json::Value)]
@@ -84,6 +86,7 @@ impl TaskView {
         Self {
             id: task.id.to_string(),
             function: task.call.function.clone(),
+            step: task.call.step.clone(),
             args: raw(&task.call.args),
             kwargs: raw(&task.call.kwargs),
             execution_id: task.call.execution.to_string(),
@@ -204,11 +207,6 @@ pub(crate) struct Alive {
     lease_ms: u64,
 }
 
-/// Nothing has to be said with a heartbeat.
-#[derive(Deserialize, Default, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Heartbeat {}
-
 /// Keep a task
 ///
 /// Refused with 409 when nobody waits for the task any more, or another worker has it: stop
@@ -222,7 +220,7 @@ pub(crate) async fn heartbeat(
     State(server): State<Arc<Server>>,
     PathId(id): PathTask,
     query: Query,
-    JsonOrNothing(Heartbeat {}): JsonOrNothing<Heartbeat>,
+    JsonOrNothing(Nothing {}): JsonOrNothing<Nothing>,
 ) -> Result<Response, Problem> {
     query.done()?;
     let tasks = server.tasks()?;

@@ -1,7 +1,13 @@
 //! The JSON shapes of executions, calls and events, for the API and the command line. They are
 //! stable: fields are only added.
 
-use durable_core::{Event, Failure, Payload, Recorded, Request, UnixMs, wire};
+use std::collections::BTreeMap;
+
+use durable_core::{
+    Call, CallId, Definition, Event, Failure, Frame, Inspection, Outcome, Payload, Recorded,
+    Request, UnixMs, wire,
+};
+use durable_engine::checkpoints::{Change, Checkpoint, Diff};
 use durable_store::{CallRecord, ExecutionRecord, WorkerRecord};
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
@@ -284,6 +290,222 @@ fn details(event: &Event) -> Vec<(&'static str, Value)> {
     }
 }
 
+/// A call or timer that is waited for.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = OpenCall)]
+pub struct OpenCallView {
+    /// Its number within the execution.
+    call: CallId,
+    /// What the workflow calls it; the name of a step.
+    name: String,
+    /// Where in the workflow it was asked for.
+    line: u32,
+    column: u32,
+}
+
+impl OpenCallView {
+    fn new(call: &Call) -> Self {
+        let position = call.new.position;
+        Self {
+            call: call.id(),
+            name: call.name().to_owned(),
+            line: position.line,
+            column: position.column,
+        }
+    }
+}
+
+/// A place at which an execution has waited.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Checkpoint)]
+pub struct CheckpointView {
+    /// Its number within the execution, from 1.
+    pub(crate) checkpoint: u32,
+    /// Its name: the execution's id and its number.
+    id: String,
+    /// The id of its execution.
+    #[schema(format = "uuid")]
+    execution: String,
+    /// When it was reached, in UTC.
+    #[schema(format = DateTime)]
+    time: String,
+    /// The last event before it.
+    sequence: u64,
+    /// The transition that led there.
+    transition: u64,
+    /// What it waits for, in the order in which it was asked for.
+    waits_for: Vec<OpenCallView>,
+    /// What the program called it with `__checkpoint__(…)`.
+    label: Option<String>,
+}
+
+impl CheckpointView {
+    /// A checkpoint as it is shown.
+    pub fn new(checkpoint: &Checkpoint) -> Self {
+        Self {
+            checkpoint: checkpoint.number,
+            id: checkpoint.id(),
+            execution: checkpoint.execution.to_string(),
+            time: instant(checkpoint.at_ms),
+            sequence: checkpoint.sequence,
+            transition: checkpoint.transition,
+            waits_for: checkpoint.waits_for.iter().map(OpenCallView::new).collect(),
+            label: checkpoint.label.clone(),
+        }
+    }
+
+    /// About how many bytes its JSON has.
+    pub(crate) fn bytes(&self) -> usize {
+        self.waits_for.iter().map(|call| 100 + call.name.len()).sum::<usize>() + 500
+    }
+}
+
+/// A function that has been entered and not left.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Frame)]
+pub struct FrameView {
+    /// Its name; `<module>` for the program's own text.
+    function: String,
+    /// Where it is.
+    line: u32,
+    column: u32,
+    /// Its variables by name. What has no form as JSON is `{"$py:repr": …}` with a few words.
+    #[schema(value_type = BTreeMap<String, Value>)]
+    variables: BTreeMap<String, Option<Box<RawValue>>>,
+}
+
+impl FrameView {
+    fn new(frame: &Frame) -> Self {
+        Self {
+            function: frame.function.clone(),
+            line: frame.position.line,
+            column: frame.position.column,
+            variables: raw_fields(&frame.variables),
+        }
+    }
+}
+
+/// A checkpoint, and what the program was there.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = InspectedCheckpoint)]
+pub struct InspectedCheckpointView {
+    #[serde(flatten)]
+    checkpoint: CheckpointView,
+    /// The program.
+    source: String,
+    /// The call stacks of its tasks, each from the outermost function to the one that waits.
+    stacks: Vec<Vec<FrameView>>,
+}
+
+impl InspectedCheckpointView {
+    /// A checkpoint as it is shown.
+    pub fn new(checkpoint: &Checkpoint, definition: &Definition, seen: &Inspection) -> Self {
+        let stack = |stack: &Vec<Frame>| stack.iter().map(FrameView::new).collect();
+        Self {
+            checkpoint: CheckpointView::new(checkpoint),
+            source: definition.source.clone(),
+            stacks: seen.stacks.iter().map(stack).collect(),
+        }
+    }
+}
+
+/// A variable that differs between two checkpoints.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Change)]
+pub struct ChangeView {
+    /// The number of its task's stack.
+    task: usize,
+    /// The function whose variable it is; `<module>` for the program's own text.
+    function: String,
+    /// Its frame's place in the stack, from 0 for the outermost.
+    depth: usize,
+    name: String,
+    /// What it was; left out when it was not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Value)]
+    before: Option<Box<RawValue>>,
+    /// What it is; left out when it is not there any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Value)]
+    after: Option<Box<RawValue>>,
+}
+
+impl ChangeView {
+    fn new(change: &Change) -> Self {
+        Self {
+            task: change.task,
+            function: change.function.clone(),
+            depth: change.depth,
+            name: change.name.clone(),
+            before: change.before.as_ref().and_then(raw),
+            after: change.after.as_ref().and_then(raw),
+        }
+    }
+}
+
+/// What a call came to.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EndedCall)]
+pub struct EndedCallView {
+    /// Its number within the execution.
+    call: CallId,
+    #[schema(value_type = Value)]
+    result: Option<Box<RawValue>>,
+    error: Option<FailureView>,
+}
+
+impl EndedCallView {
+    fn new(call: CallId, outcome: &Outcome) -> Self {
+        let (result, error) = match outcome {
+            Outcome::Completed(result) => (raw(result), None),
+            Outcome::Failed(failure) => (None, Some(FailureView::new(failure))),
+        };
+        Self { call, result, error }
+    }
+}
+
+/// What became of a program between two checkpoints.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = CheckpointDiff)]
+pub struct DiffView {
+    /// The numbers of the checkpoints.
+    from: u32,
+    to: u32,
+    variables: Vec<ChangeView>,
+    /// What the program was given on the way, in order.
+    ended: Vec<EndedCallView>,
+    /// Whether it was given more than stands there, because that is very large.
+    more: bool,
+}
+
+impl DiffView {
+    /// A difference as it is shown, with results of about so many bytes.
+    pub(crate) fn new(from: u32, to: u32, diff: &Diff, max_bytes: usize) -> Self {
+        let mut room = max_bytes;
+        let ended = diff.ended.iter().map_while(|(call, outcome)| {
+            room = room.checked_sub(100 + outcome_bytes(outcome))?;
+            Some(EndedCallView::new(*call, outcome))
+        });
+        let ended: Vec<_> = ended.collect();
+        Self {
+            from,
+            to,
+            variables: diff.variables.iter().map(ChangeView::new).collect(),
+            more: ended.len() < diff.ended.len(),
+            ended,
+        }
+    }
+}
+
+fn outcome_bytes(outcome: &Outcome) -> usize {
+    match outcome {
+        Outcome::Completed(result) => result.as_str().len(),
+        Outcome::Failed(failure) => {
+            failure.message.len() + failure.traceback.as_ref().map_or(0, String::len)
+        }
+    }
+}
+
 /// A worker that was silent for longer than this is shown as gone.
 const SILENT_MS: i64 = 30_000;
 
@@ -341,6 +563,13 @@ impl WorkerView {
 /// A payload as it is, so that no number changes its form.
 pub(crate) fn raw(payload: &Payload) -> Option<Box<RawValue>> {
     RawValue::from_string(payload.as_str().to_owned()).ok()
+}
+
+/// As [`raw`], by name.
+pub(crate) fn raw_fields(
+    payloads: &BTreeMap<String, Payload>,
+) -> BTreeMap<String, Option<Box<RawValue>>> {
+    payloads.iter().map(|(name, payload)| (name.clone(), raw(payload))).collect()
 }
 
 #[cfg(test)]

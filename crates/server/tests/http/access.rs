@@ -21,6 +21,9 @@ fn operations() -> Vec<(&'static str, String, Option<Value>, &'static [Role])> {
         ("GET", "/executions".into(), None, LOOK),
         ("GET", at(""), None, LOOK),
         ("GET", at("/calls"), None, LOOK),
+        ("GET", at("/checkpoints"), None, LOOK),
+        ("GET", at("/checkpoints/1"), None, LOOK),
+        ("GET", at("/checkpoints/1/diff"), None, LOOK),
         ("GET", at("/events"), None, LOOK),
         ("GET", at("/result"), None, LOOK),
         ("GET", "/workers".into(), None, LOOK),
@@ -31,6 +34,8 @@ fn operations() -> Vec<(&'static str, String, Option<Value>, &'static [Role])> {
         ("POST", at("/resume"), None, OPERATE),
         ("POST", at("/retry"), None, OPERATE),
         ("DELETE", at(""), None, OPERATE),
+        ("POST", at("/checkpoints/1/fork"), None, OPERATE),
+        ("POST", at("/checkpoints/1/restore"), None, OPERATE),
         ("POST", "/tasks/claim".into(), body(), WORK),
         ("POST", format!("{task}/heartbeat"), None, WORK),
         ("POST", format!("{task}/complete"), body(), WORK),
@@ -162,6 +167,24 @@ fn without_tokens_only_this_machine_gets_in() {
     assert_eq!(desk.ask("GET", "/executions").header("Origin", own).send().status, 200);
 }
 
+/// What can be asked of one execution.
+const OF_ONE_EXECUTION: [(&str, &str); 14] = [
+    ("GET", ""),
+    ("GET", "/calls"),
+    ("GET", "/checkpoints"),
+    ("GET", "/checkpoints/1"),
+    ("GET", "/checkpoints/1/diff?to=1"),
+    ("POST", "/checkpoints/1/fork"),
+    ("POST", "/checkpoints/1/restore"),
+    ("GET", "/events"),
+    ("GET", "/result"),
+    ("POST", "/cancel"),
+    ("POST", "/pause"),
+    ("POST", "/resume"),
+    ("POST", "/retry"),
+    ("DELETE", ""),
+];
+
 #[test]
 fn tenants_do_not_see_each_other() {
     let desk = Desk::open();
@@ -190,17 +213,7 @@ fn tenants_do_not_see_each_other() {
         let detail = |answer: Answer| answer.is_problem(404)["detail"].as_str().unwrap().to_owned();
         assert_eq!(detail(foreign).replace(id, ""), detail(missing).replace(other, ""));
     };
-    for (method, suffix) in [
-        ("GET", ""),
-        ("GET", "/calls"),
-        ("GET", "/events"),
-        ("GET", "/result"),
-        ("POST", "/cancel"),
-        ("POST", "/pause"),
-        ("POST", "/resume"),
-        ("POST", "/retry"),
-        ("DELETE", ""),
-    ] {
+    for (method, suffix) in OF_ONE_EXECUTION {
         let at = |id: &str| as_first(method, &format!("/executions/{id}{suffix}")).send();
         same(at(foreign), at(missing), foreign, missing);
     }

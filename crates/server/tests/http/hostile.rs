@@ -101,7 +101,11 @@ fn bodies() -> Vec<Vec<u8>> {
         "{\"action\": \"delete\"}",
         "{\"action\": \"delete\", \"filter\": []}",
         "{\"functions\": {\"f\": 1}, \"worker\": \"w\"}",
-        "{\"functions\": [\"f\"]}",
+        "{\"functions\": [\"f\"], \"max\": 1}",
+        "{\"results\": []}",
+        "{\"results\": {\"-1\": 1}}",
+        "{\"results\": {\"99\": 1}}",
+        "{\"results\": {\"4294967296\": 1}}",
         "{\"name\": \"n\", \"role\": [\"admin\"]}",
         "{\"name\": \"n\", \"role\": \"ADMIN\"}",
         "{\"job_id\": {\"$ne\": null}}",
@@ -135,6 +139,8 @@ fn posts(scene: &Scene) -> Vec<String> {
         format!("/executions/{own}/pause"),
         format!("/executions/{own}/resume"),
         format!("/executions/{own}/retry"),
+        format!("/executions/{own}/checkpoints/1/fork"),
+        format!("/executions/{own}/checkpoints/1/restore"),
         "/tokens".to_owned(),
         "/tasks/claim".to_owned(),
         format!("/tasks/{task}/heartbeat"),
@@ -233,6 +239,11 @@ fn paths_that_name_nothing_are_refused() {
         for (method, prefix, suffix) in [
             ("GET", "/executions/", ""),
             ("GET", "/executions/", "/calls"),
+            ("GET", "/executions/", "/checkpoints"),
+            ("GET", "/executions/", "/checkpoints/1"),
+            ("GET", "/executions/", "/checkpoints/1/diff"),
+            ("POST", "/executions/", "/checkpoints/1/fork"),
+            ("POST", "/executions/", "/checkpoints/1/restore"),
             ("GET", "/executions/", "/events"),
             ("GET", "/executions/", "/result"),
             ("POST", "/executions/", "/cancel"),
@@ -263,6 +274,121 @@ fn paths_that_name_nothing_are_refused() {
     assert_eq!(scene.state(), before);
 }
 
+/// What is no number of anything, or of what is not there.
+const NUMBERS: [&str; 40] = [
+    "0",
+    "2",
+    "3",
+    "-1",
+    "-0",
+    "+1",
+    "01",
+    "1.0",
+    "1e0",
+    "1e9",
+    "0x1",
+    "1_",
+    "1%20",
+    "%201",
+    "1%00",
+    "%00",
+    "%ff",
+    "%",
+    "%zz",
+    "1;",
+    "1,2",
+    "1-2",
+    "4294967295",
+    "4294967296",
+    "4294967297",
+    "18446744073709551616",
+    "99999999999999999999999999",
+    "NaN",
+    "null",
+    "x",
+    ".",
+    "..",
+    "%2e%2e",
+    "%2f",
+    "*",
+    "~",
+    "[]",
+    "%D9%A1",
+    "%EF%BC%91",
+    "{number}",
+];
+
+#[test]
+fn numbers_that_count_nothing_are_refused() {
+    let scene = Scene::new();
+    let before = scene.state();
+    let own = format!("/executions/{}/checkpoints", scene.own);
+    for number in NUMBERS {
+        for (method, suffix) in [
+            ("GET", ""),
+            ("GET", "/diff"),
+            ("GET", "/diff?to=1"),
+            ("POST", "/fork"),
+            ("POST", "/restore"),
+        ] {
+            let path = format!("{own}/{number}{suffix}");
+            scene.refused(scene.ask(method, &path), &format!("{method} {path}"));
+        }
+    }
+    assert_eq!(scene.state(), before);
+}
+
+/// Queries that fit nowhere.
+const QUERIES: [&str; 47] = [
+    "limit=0",
+    "limit=-1",
+    "limit=%2B1",
+    "limit=1001",
+    "limit=1e9",
+    "limit=",
+    "limit=x",
+    "limit=1.5",
+    "limit=99999999999999999999999",
+    "limit=%00",
+    "limit=1&limit=2",
+    "cursor=x",
+    "cursor=",
+    "cursor=-1",
+    "cursor=%ff",
+    "cursor=%00",
+    "cursor=99999999999999999999",
+    "to=0",
+    "to=x",
+    "to=-1",
+    "to=2",
+    "to=4294967296",
+    "to=1&to=1",
+    "after=-1",
+    "after=x",
+    "after=18446744073709551615",
+    "wait_ms=-1",
+    "wait_ms=60001",
+    "wait_ms=x",
+    "wait_ms=1&wait_ms=1",
+    "status=",
+    "status=COMPLETED",
+    "status=waiting,failed",
+    "status[]=waiting",
+    "since=x",
+    "since=99999999999999999999",
+    "until=2026-13-01T00:00:00Z",
+    "since=",
+    "tag=a%20b",
+    "tag=",
+    "workflow=",
+    "workflow=%00",
+    "namespace=*",
+    "namespace=b",
+    "nonsense=1",
+    "=",
+    "%ff=%ff",
+];
+
 #[test]
 fn queries_that_make_no_sense_are_refused() {
     let scene = Scene::new();
@@ -270,63 +396,19 @@ fn queries_that_make_no_sense_are_refused() {
     let many = "limit=1&".repeat(200);
     let long = format!("workflow={}", "x".repeat(5_000));
     let foreign = format!("cursor={}x", scene.foreign);
-    let queries = [
-        "limit=0",
-        "limit=-1",
-        "limit=%2B1",
-        "limit=1001",
-        "limit=1e9",
-        "limit=",
-        "limit=x",
-        "limit=1.5",
-        "limit=99999999999999999999999",
-        "limit=%00",
-        "limit=1&limit=2",
-        "cursor=x",
-        "cursor=",
-        "cursor=-1",
-        "cursor=%ff",
-        "cursor=%00",
-        "cursor=99999999999999999999",
-        "after=-1",
-        "after=x",
-        "after=18446744073709551615",
-        "wait_ms=-1",
-        "wait_ms=60001",
-        "wait_ms=x",
-        "wait_ms=1&wait_ms=1",
-        "status=",
-        "status=COMPLETED",
-        "status=waiting,failed",
-        "status[]=waiting",
-        "since=x",
-        "since=99999999999999999999",
-        "until=2026-13-01T00:00:00Z",
-        "since=",
-        "tag=a%20b",
-        "tag=",
-        "workflow=",
-        "workflow=%00",
-        "namespace=*",
-        "namespace=b",
-        "nonsense=1",
-        "=",
-        "%ff=%ff",
-        &many,
-        &long,
-        &foreign,
-    ];
-    assert!(queries.len() >= 40);
     for path in [
         "/executions",
         &own,
         &format!("{own}/calls"),
+        &format!("{own}/checkpoints"),
+        &format!("{own}/checkpoints/1"),
+        &format!("{own}/checkpoints/1/diff"),
         &format!("{own}/events"),
         &format!("{own}/result"),
         "/workers",
         "/tokens",
     ] {
-        for query in queries {
+        for query in QUERIES.into_iter().chain([&*many, &*long, &*foreign]) {
             let ask = scene.ask("GET", &format!("{path}?{query}"));
             scene.refused(ask, &format!("{path}?{query:.60}"));
         }

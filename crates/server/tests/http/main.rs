@@ -2,6 +2,7 @@
 
 mod access;
 mod api;
+mod checkpoints;
 mod follow;
 mod hostile;
 mod support;

@@ -43,6 +43,7 @@ fn a_task_is_claimed_kept_alive_and_completed_once() {
     let task = claim_one(&desk, json!({}));
     assert_eq!((&task["args"], &task["kwargs"]), (&json!([1]), &json!({ "b": 2 })));
     assert_eq!(task["idempotency_key"], format!("{id}:0"));
+    assert_eq!((&task["function"], &task["step"]), (&json!("f"), &json!("f")));
     assert!(claim(&desk, json!({})).is_empty(), "a task is handed out once");
     assert!(claim(&desk, json!({ "functions": ["other"] })).is_empty());
     assert_eq!(report(&desk, &task, "heartbeat", json!({})).json()["lease_ms"], 30_000);

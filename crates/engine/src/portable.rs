@@ -14,10 +14,13 @@ use std::{
 };
 
 use durable_core::{CallId, Error, Execution, ExecutionId, Outcome, Result, Status, replay};
-use durable_engine::{Engine, OwnerProbe as _, ProcessTable};
 use durable_store::{ExecutionRecord, ListFilter, Loaded, Store, Write};
 
-use crate::checkpoints::{self, Checkpoint};
+use crate::{
+    Engine, OwnerProbe as _, ProcessTable,
+    checkpoints::{self, Checkpoint},
+    shell::whole_journal,
+};
 
 pub(crate) use file::transitions;
 pub use file::{MAX_FILE_BYTES, Portable};
@@ -58,7 +61,7 @@ impl Portable {
                     lease.owner
                 )));
             }
-            let journal = durable_engine::whole_journal(store, id)?;
+            let journal = whole_journal(store, id)?;
             let is_same = replay::fold(id, &journal)? == loaded.execution;
             let program = engine.program_of(&record)?;
             if is_same {

@@ -6,10 +6,10 @@ use durable_core::{
     CallId, Draft, Error, Execution, ExecutionId, Lease, Outcome, Owner, Recorded, Result,
     Transition, UnixMs, replay,
 };
-use durable_engine::{Clock as _, Engine, SystemClock, whole_journal};
 use durable_store::{MemoryStore, NewExecution, Store, Write, Written};
 
 use super::{Portable, file::transitions};
+use crate::{Clock as _, Engine, SystemClock, shell::whole_journal};
 
 /// Who holds an execution while it is put in. Always the same name, so that another try takes
 /// over at once, and [`discard`] may remove it; and none of a process, so that no engine takes it

@@ -4,14 +4,19 @@
 //! `await` that asked for something new is a checkpoint for as long as the execution is there, on
 //! every store, and also after it has ended.
 
+use std::{collections::BTreeMap, ops::ControlFlow};
+
 use durable_core::{
-    Call, CallId, Definition, Error, Event, Execution, ExecutionId, Outcome, Recorded, Result,
-    UnixMs, apply,
+    Call, CallId, Definition, Error, Event, Execution, ExecutionId, Outcome, Payload, Recorded,
+    Result, UnixMs, apply,
 };
 pub use durable_core::{Frame, Inspection};
-use durable_engine::{Engine, whole_journal};
 
-use crate::portable::{Portable, transitions};
+use crate::{
+    Engine,
+    portable::{Portable, transitions},
+    shell::whole_journal,
+};
 
 /// A place at which an execution has waited.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,29 +48,28 @@ impl Checkpoint {
 ///
 /// # Errors
 /// `NotFound`; `Corrupt` when its journal can't be read.
-///
-/// ```
-/// use durable::{Durable, FunctionError, Workflow, checkpoints};
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// # durable::run_worker_if_asked();
-/// let durable = Durable::builder("memory:")
-///     .isolation(durable::Isolation::Thread)
-///     .function("double", |(x,): (i64,)| async move { Ok::<_, FunctionError>(2 * x) })
-///     .open()?;
-/// let id = durable.start(&Workflow::new("a = await double(2)\nawait double(a)"))?;
-/// assert_eq!(durable.result::<i64>(id)?, 8);
-/// let engine = durable.engine();
-/// let second = &checkpoints::list(engine, id)?[1];
-/// let seen = checkpoints::inspect(engine, second)?;
-/// assert_eq!(seen.stacks[0][0].variables["a"].as_str(), "4");
-/// let fork = checkpoints::fork(engine, second, &[])?;
-/// assert_eq!(durable.result::<i64>(fork)?, 8);
-/// # Ok(())
-/// # }
-/// ```
 pub fn list(engine: &Engine, id: ExecutionId) -> Result<Vec<Checkpoint>> {
+    let mut all = Vec::new();
+    visit(engine, id, 0, |checkpoint| {
+        all.push(checkpoint);
+        ControlFlow::Continue(())
+    })?;
+    Ok(all)
+}
+
+/// Shows the checkpoints after a number to `look`, one by one, until that breaks off: for those who
+/// do not want them all in memory. Gives the number of the last one that was passed.
+///
+/// # Errors
+/// As [`list`].
+pub fn visit(
+    engine: &Engine,
+    id: ExecutionId,
+    after: u32,
+    look: impl FnMut(Checkpoint) -> ControlFlow<()>,
+) -> Result<u32> {
     engine.execution(id)?;
-    of_journal(id, &whole_journal(engine.store(), id)?)
+    of_journal(id, &whole_journal(engine.store(), id)?, after, look)
 }
 
 /// One of them.
@@ -73,12 +77,25 @@ pub fn list(engine: &Engine, id: ExecutionId) -> Result<Vec<Checkpoint>> {
 /// # Errors
 /// As [`list`]; `NotFound` when there is none of this number.
 pub fn get(engine: &Engine, id: ExecutionId, number: u32) -> Result<Checkpoint> {
-    let all = list(engine, id)?;
-    let count = all.len();
-    all.into_iter().find(|checkpoint| checkpoint.number == number).ok_or_else(|| {
+    let mut found = None;
+    let count = visit(engine, id, number.saturating_sub(1), |checkpoint| {
+        found = Some(checkpoint);
+        ControlFlow::Break(())
+    })?;
+    found.filter(|checkpoint| checkpoint.number == number).ok_or_else(|| {
         Error::not_found(format!(
             "execution {id} has no checkpoint {number}: it has {count}, counted from 1"
         ))
+    })
+}
+
+/// The newest of them.
+///
+/// # Errors
+/// As [`list`]; `NotFound` when it has not waited yet.
+pub fn last(engine: &Engine, id: ExecutionId) -> Result<Checkpoint> {
+    list(engine, id)?.pop().ok_or_else(|| {
+        Error::not_found(format!("execution {id} has no checkpoint: it has not waited yet"))
     })
 }
 
@@ -99,19 +116,73 @@ pub fn definition(engine: &Engine, checkpoint: &Checkpoint) -> Result<Definition
     Ok(engine.program_of(&record)?.definition().clone())
 }
 
-/// What the program was given between two checkpoints of one execution, in order.
+/// What became of a program between two of its checkpoints.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Diff {
+    /// The variables that differ, by task, depth, function and name.
+    pub variables: Vec<Change>,
+    /// What the program was given on the way, in order.
+    pub ended: Vec<(CallId, Outcome)>,
+}
+
+/// A variable that differs between two checkpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The number of its task's stack.
+    pub task: usize,
+    /// Its frame's place in the stack, from 0 for the outermost.
+    pub depth: usize,
+    /// The function whose variable it is.
+    pub function: String,
+    /// Its name.
+    pub name: String,
+    /// What it was; `None` when it was not there.
+    pub before: Option<Payload>,
+    /// What it is; `None` when it is not there any more.
+    pub after: Option<Payload>,
+}
+
+/// What became of a program between two checkpoints of one execution.
 ///
 /// # Errors
-/// As [`list`].
-pub fn ended_between(
-    engine: &Engine,
-    from: &Checkpoint,
-    to: &Checkpoint,
-) -> Result<Vec<(CallId, Outcome)>> {
+/// As [`inspect`].
+pub fn diff(engine: &Engine, from: &Checkpoint, to: &Checkpoint) -> Result<Diff> {
+    let (before, mut after) = (variables(inspect(engine, from)?), variables(inspect(engine, to)?));
+    let mut pairs: BTreeMap<_, _> = before
+        .into_iter()
+        .map(|(place, was)| {
+            let is = after.remove(&place);
+            (place, (Some(was), is))
+        })
+        .collect();
+    pairs.extend(after.into_iter().map(|(place, is)| (place, (None, Some(is)))));
+    let changed = pairs.into_iter().filter(|(_, (was, is))| was != is);
+    let variables = changed.map(|((task, depth, function, name), (before, after))| Change {
+        task,
+        depth,
+        function,
+        name,
+        before,
+        after,
+    });
     let between = from.transition + 1..=to.transition;
     let journal = whole_journal(engine.store(), from.execution)?;
     let given = journal.iter().filter(|recorded| between.contains(&recorded.transition));
-    Ok(given.filter_map(|recorded| recorded.event.outcome()).collect())
+    let ended = given.filter_map(|recorded| recorded.event.outcome()).collect();
+    Ok(Diff { variables: variables.collect(), ended })
+}
+
+/// The variables of all frames, by task, depth, function and name.
+fn variables(seen: Inspection) -> BTreeMap<(usize, usize, String, String), Payload> {
+    let mut all = BTreeMap::new();
+    for (task, stack) in seen.stacks.into_iter().enumerate() {
+        for (depth, frame) in stack.into_iter().enumerate() {
+            let function = frame.function;
+            let named = frame.variables.into_iter();
+            all.extend(named.map(|(name, value)| ((task, depth, function.clone(), name), value)));
+        }
+    }
+    all
 }
 
 /// Starts a new execution that goes on from a checkpoint of another, which stays as it is. Its
@@ -161,9 +232,15 @@ pub fn restore(engine: &Engine, checkpoint: &Checkpoint) -> Result<ExecutionId> 
     Ok(fork)
 }
 
-fn of_journal(id: ExecutionId, journal: &[Recorded]) -> Result<Vec<Checkpoint>> {
+/// As [`visit`].
+fn of_journal(
+    id: ExecutionId,
+    journal: &[Recorded],
+    after: u32,
+    mut look: impl FnMut(Checkpoint) -> ControlFlow<()>,
+) -> Result<u32> {
     let mut state = Execution::scheduled(id);
-    let mut found = Vec::new();
+    let mut number = 0;
     for transition in transitions(journal) {
         let mut asked = Vec::new();
         for recorded in transition {
@@ -176,17 +253,24 @@ fn of_journal(id: ExecutionId, journal: &[Recorded]) -> Result<Vec<Checkpoint>> 
         if asked.is_empty() {
             continue;
         }
-        found.push(Checkpoint {
+        number += 1;
+        if number <= after {
+            continue;
+        }
+        let checkpoint = Checkpoint {
             execution: id,
-            number: found.len() as u32 + 1,
+            number,
             transition: last.transition,
             sequence: last.sequence,
             at_ms: last.at_ms,
             label: asked.iter().find_map(|call| call.checkpoint_label()),
             waits_for: state.open_calls.values().cloned().collect(),
-        });
+        };
+        if look(checkpoint).is_break() {
+            break;
+        }
     }
-    Ok(found)
+    Ok(number)
 }
 
 /// The journal up to a checkpoint.

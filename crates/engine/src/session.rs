@@ -14,12 +14,14 @@ use std::{
 use durable_core::{
     CallId, CallStatus, Error, ExecutionId, Language, Outcome, Payload, Request, Result, Status,
 };
-use durable_engine::{Engine, Start};
 use durable_store::{CallRecord, ExecutionRecord};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
-use crate::checkpoints::{self, Checkpoint};
+use crate::{
+    Engine, Start,
+    checkpoints::{self, Checkpoint},
+};
 
 /// An open or closed session.
 #[derive(Clone, Copy)]
@@ -109,7 +111,7 @@ enum Now {
 }
 
 impl<'e> Session<'e> {
-    /// Opens a session; see [`crate::Workflow::session`].
+    /// Opens a session: an execution of a program in [`Language::Session`], which has no source.
     ///
     /// # Errors
     /// `Invalid` when the program is no session, and as [`Engine::start`].

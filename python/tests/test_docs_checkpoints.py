@@ -15,7 +15,10 @@ PAGE = "docs/CHECKPOINTS.md"
 
 def test_the_blocks_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    _, saving, settings, *_ = blocks(PAGE, "python")
+    looking, _, saving, settings, *_ = blocks(PAGE, "python")
+    names = run(looking)
+    assert (names["paid"], names["line"]) == ((12, 6), "await price('gift')")
+    assert names["seen"].variables["paid"] == 12
     assert run(saving)["answer"] == ("order-7_ckpt_1", {"price": 3})
     table, _ = blocks(PAGE, "toml")
     assert run(settings)["saved"] is None
@@ -25,7 +28,7 @@ def test_the_blocks_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_workflow_of_the_page_runs(tmp_path: Path) -> None:
-    block = blocks(PAGE, "python")[0]
+    block = blocks(PAGE, "python")[1]
     tasks = (
         "def quote(item):\n    return len(item)\n\ndef charge(total):\n    return {'paid': total}\n"
     )

@@ -11,6 +11,7 @@ use durable::{
     Announcement, Definition, Durability, Durable, Duty, Engine as RustEngine, Error, ExecutionId,
     Failure, FunctionOptions, Isolation, Labels, Language, Limits, ListFilter, Outcome, Payload,
     PullQueue, Start, Status, WorkerCommand,
+    checkpoints::{self, Checkpoint},
 };
 use parking_lot::Mutex;
 use pyo3::{
@@ -244,6 +245,62 @@ impl Engine {
         Ok(list)
     }
 
+    fn checkpoints<'py>(
+        &self,
+        py: Python<'py>,
+        execution_id: &str,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let found = self.with(py, |engine| checkpoints::list(engine, execution_id.parse()?))?;
+        let list = PyList::empty(py);
+        for checkpoint in &found {
+            list.append(records::checkpoint(py, checkpoint)?)?;
+        }
+        Ok(list)
+    }
+
+    #[pyo3(signature = (execution_id, number = None))]
+    fn checkpoint<'py>(
+        &self,
+        py: Python<'py>,
+        execution_id: &str,
+        number: Option<u32>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let (checkpoint, definition, seen) = self.with(py, |engine| {
+            let checkpoint = find(engine, execution_id, number)?;
+            let definition = checkpoints::definition(engine, &checkpoint)?;
+            let seen = checkpoints::inspect(engine, &checkpoint)?;
+            Ok((checkpoint, definition, seen))
+        })?;
+        records::inspected(py, &checkpoint, &definition, &seen)
+    }
+
+    #[pyo3(signature = (execution_id, number = None, results = BTreeMap::new()))]
+    fn fork(
+        &self,
+        py: Python<'_>,
+        execution_id: &str,
+        number: Option<u32>,
+        results: BTreeMap<u32, String>,
+    ) -> PyResult<String> {
+        self.with(py, |engine| {
+            let checkpoint = find(engine, execution_id, number)?;
+            let limits = checkpoints::definition(engine, &checkpoint)?.limits;
+            let max_bytes = usize::try_from(limits.max_payload_bytes).unwrap_or(usize::MAX);
+            let results = results.iter().map(|(call, result)| {
+                Ok((*call, Outcome::Completed(Payload::parse(result, max_bytes)?)))
+            });
+            let results = results.collect::<durable::Result<Vec<_>>>()?;
+            Ok(checkpoints::fork(engine, &checkpoint, &results)?.to_string())
+        })
+    }
+
+    fn restore(&self, py: Python<'_>, execution_id: &str, number: u32) -> PyResult<String> {
+        self.with(py, |engine| {
+            let checkpoint = find(engine, execution_id, Some(number))?;
+            Ok(checkpoints::restore(engine, &checkpoint)?.to_string())
+        })
+    }
+
     fn source(&self, py: Python<'_>, execution_id: &str) -> PyResult<Option<(String, String)>> {
         self.with(py, |engine| {
             let Some(record) = engine.store().execution(execution_id.parse()?)? else {
@@ -437,6 +494,19 @@ impl Engine {
             queue.close();
             drop(engine);
         });
+    }
+}
+
+/// A checkpoint of an execution; without a number the newest.
+fn find(
+    engine: &RustEngine,
+    execution_id: &str,
+    number: Option<u32>,
+) -> durable::Result<Checkpoint> {
+    let id = execution_id.parse()?;
+    match number {
+        Some(number) => checkpoints::get(engine, id, number),
+        None => checkpoints::last(engine, id),
     }
 }
 

@@ -1,7 +1,14 @@
 //! Rows of the store as Python dictionaries; their keys stand in `_internal.pyi`.
 
-use durable::{CallRecord, ExecutionRecord, Failure, Recorded, wire};
-use pyo3::{prelude::*, types::PyDict};
+use durable::{
+    Call, CallRecord, Definition, ExecutionRecord, Failure, Recorded,
+    checkpoints::{Checkpoint, Frame, Inspection},
+    wire,
+};
+use pyo3::{
+    prelude::*,
+    types::{PyDict, PyList},
+};
 
 pub(crate) fn execution<'py>(
     py: Python<'py>,
@@ -49,6 +56,62 @@ pub(crate) fn event<'py>(py: Python<'py>, recorded: &Recorded) -> PyResult<Bound
     dict.set_item("event_type", wire.event_type)?;
     dict.set_item("payload", wire.payload.to_string())?;
     dict.set_item("at_ms", recorded.at_ms)?;
+    Ok(dict)
+}
+
+pub(crate) fn checkpoint<'py>(
+    py: Python<'py>,
+    checkpoint: &Checkpoint,
+) -> PyResult<Bound<'py, PyDict>> {
+    let waits_for = checkpoint.waits_for.iter().map(|call| open_call(py, call));
+    let dict = PyDict::new(py);
+    dict.set_item("number", checkpoint.number)?;
+    dict.set_item("id", checkpoint.id())?;
+    dict.set_item("execution_id", checkpoint.execution.to_string())?;
+    dict.set_item("at_ms", checkpoint.at_ms)?;
+    dict.set_item("sequence", checkpoint.sequence)?;
+    dict.set_item("waits_for", waits_for.collect::<PyResult<Vec<_>>>()?)?;
+    dict.set_item("label", checkpoint.label.as_deref())?;
+    Ok(dict)
+}
+
+fn open_call<'py>(py: Python<'py>, call: &Call) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("call_id", call.id())?;
+    dict.set_item("name", call.name())?;
+    dict.set_item("line", call.new.position.line)?;
+    dict.set_item("column", call.new.position.column)?;
+    Ok(dict)
+}
+
+/// A checkpoint with its source and its call stacks.
+pub(crate) fn inspected<'py>(
+    py: Python<'py>,
+    at: &Checkpoint,
+    definition: &Definition,
+    seen: &Inspection,
+) -> PyResult<Bound<'py, PyDict>> {
+    let stacks = PyList::empty(py);
+    for stack in &seen.stacks {
+        let frames = stack.iter().map(|one| frame(py, one));
+        stacks.append(frames.collect::<PyResult<Vec<_>>>()?)?;
+    }
+    let dict = checkpoint(py, at)?;
+    dict.set_item("source", &definition.source)?;
+    dict.set_item("stacks", stacks)?;
+    Ok(dict)
+}
+
+fn frame<'py>(py: Python<'py>, frame: &Frame) -> PyResult<Bound<'py, PyDict>> {
+    let variables = PyDict::new(py);
+    for (name, value) in &frame.variables {
+        variables.set_item(name, value.as_str())?;
+    }
+    let dict = PyDict::new(py);
+    dict.set_item("function", &frame.function)?;
+    dict.set_item("line", frame.position.line)?;
+    dict.set_item("column", frame.position.column)?;
+    dict.set_item("variables", variables)?;
     Ok(dict)
 }
 

@@ -175,6 +175,7 @@ _MODULES = frozenset(
         "executor",
         "executors",
         "functions",
+        "inspection",
         "models",
         "orchestrator",
         "service",

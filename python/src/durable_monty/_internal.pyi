@@ -4,7 +4,7 @@ All methods release the GIL while they wait. Payloads are JSON text in the mappi
 docs/VALUES.md. Errors are raised as the exceptions of `durable_monty.errors`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 class ExecutionDict(TypedDict):
@@ -46,6 +46,31 @@ class EventDict(TypedDict):
     event_type: str
     payload: str  # JSON
     at_ms: int
+
+class OpenCallDict(TypedDict):
+    call_id: int
+    name: str
+    line: int
+    column: int
+
+class CheckpointDict(TypedDict):
+    number: int
+    id: str
+    execution_id: str
+    at_ms: int
+    sequence: int
+    waits_for: list[OpenCallDict]
+    label: str | None
+
+class FrameDict(TypedDict):
+    function: str
+    line: int
+    column: int
+    variables: dict[str, str]  # JSON
+
+class InspectedCheckpointDict(CheckpointDict):
+    source: str
+    stacks: list[list[FrameDict]]
 
 class Task:
     """One attempt of one call, handed to this process to run."""
@@ -108,6 +133,19 @@ class Engine:
         """Newest first."""
     def calls(self, execution_id: str) -> list[CallDict]: ...
     def events(self, execution_id: str, after: int = 0, limit: int = 1000) -> list[EventDict]: ...
+    def checkpoints(self, execution_id: str) -> list[CheckpointDict]:
+        """Oldest first. Raises NotFound."""
+    def checkpoint(self, execution_id: str, number: int | None = None) -> InspectedCheckpointDict:
+        """Runs the program again up to a checkpoint, by default the newest."""
+    def fork(
+        self,
+        execution_id: str,
+        number: int | None = None,
+        results: Mapping[int, str] = ...,  # JSON by call
+    ) -> str:
+        """The id of a new execution that goes on from a checkpoint, by default the newest."""
+    def restore(self, execution_id: str, number: int) -> str:
+        """As `fork`; the execution itself is cancelled if it has not ended."""
     def source(self, execution_id: str) -> tuple[str, str] | None:
         """Source text and the functions (JSON) of the program an execution runs."""
     def complete_call(self, execution_id: str, call_id: int, result: str) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from sqlalchemy.engine import Engine
 
-from .service import ExecutionInfo, OrchestratorService, PendingCalls
+from .inspection import InspectedCheckpoint
+from .service import Checkpoints, ExecutionInfo, OrchestratorService, PendingCalls
 from .sessions import AsyncSession
 from .waiting import in_own_thread
 
@@ -73,6 +74,28 @@ class AsyncOrchestratorService:
     async def get_pending_calls(self, execution_id: str) -> PendingCalls:
         """See `OrchestratorService.get_pending_calls`."""
         return await asyncio.to_thread(self.sync.get_pending_calls, execution_id)
+
+    async def checkpoints(self, execution_id: str) -> Checkpoints:
+        """See `OrchestratorService.checkpoints`."""
+        return await asyncio.to_thread(self.sync.checkpoints, execution_id)
+
+    async def checkpoint(self, execution_id: str, at: int | None = None) -> InspectedCheckpoint:
+        """See `OrchestratorService.checkpoint`."""
+        return await asyncio.to_thread(self.sync.checkpoint, execution_id, at)
+
+    async def fork(
+        self,
+        execution_id: str,
+        at: int | None = None,
+        *,
+        results: Mapping[int, Any] | None = None,
+    ) -> str:
+        """See `OrchestratorService.fork`."""
+        return await asyncio.to_thread(self.sync.fork, execution_id, at, results=results)
+
+    async def restore(self, execution_id: str, at: int) -> str:
+        """See `OrchestratorService.restore`."""
+        return await asyncio.to_thread(self.sync.restore, execution_id, at)
 
     async def complete_call(self, execution_id: str, call_id: int, result: Any) -> None:
         """See `OrchestratorService.complete_call`."""

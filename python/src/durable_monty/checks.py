@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_inputs"]
 
-_ALWAYS_THERE = frozenset({*vars(builtins), "__name__", "__file__", "__doc__"})
+# The last one marks a place among the checkpoints.
+_ALWAYS_THERE = frozenset({*vars(builtins), "__name__", "__file__", "__doc__", "__checkpoint__"})
 
 
 class _Names(NamedTuple):

@@ -24,6 +24,7 @@ from .errors import (
 )
 from .failures import failure_of
 from .functions import declare_functions
+from .inspection import Checkpoint, InspectedCheckpoint, checkpoint_of, inspected_of
 from .models import CallStatus, ExecutionStatus
 from .sessions import Session
 from .steps import StepWorkflow, load_workflow
@@ -51,6 +52,7 @@ class PendingCall(TypedDict):
 
 # Named, because inside the class `list` is a method.
 PendingCalls = list[PendingCall]
+Checkpoints = list[Checkpoint]
 
 
 class PollResult(TypedDict):
@@ -329,6 +331,50 @@ class OrchestratorService:
             }
             for call in self._open_calls(execution_id)
         ]
+
+    # Checkpoints
+
+    def checkpoints(self, execution_id: str) -> Checkpoints:
+        """Every place at which an execution has waited, the oldest first, also after it has ended.
+        Raises NotFound."""
+        return [checkpoint_of(row) for row in self._store.engine.checkpoints(execution_id)]
+
+    def checkpoint(self, execution_id: str, at: int | None = None) -> InspectedCheckpoint:
+        """What an execution was at a checkpoint, by default its newest: call stacks, variables,
+        source.
+
+        The program is run again up to there; the execution is left alone. Raises NotFound, and
+        Conflict when the program does not get there any more.
+        """
+        return inspected_of(self._store.engine.checkpoint(execution_id, at))
+
+    def fork(
+        self,
+        execution_id: str,
+        at: int | None = None,
+        *,
+        results: Mapping[int, Any] | None = None,
+    ) -> str:
+        """Starts an execution that goes on from a checkpoint of another, by default its newest,
+        and returns its id. The other one stays as it is.
+
+        `results` are what calls come to that the checkpoint waits for, by their ids; the others are
+        made again, with idempotency keys of their own.
+
+        Raises NotFound, InvalidWorkflow (a ValueError) for a call that is not waited for there, and
+        TypeError for a result that has no JSON form.
+        """
+        given = {call: encode(result) for call, result in (results or {}).items()}
+        fork = self._store.engine.fork(execution_id, at, given)
+        logger.info("execution %s: forked as %s", execution_id, fork)
+        return fork
+
+    def restore(self, execution_id: str, at: int) -> str:
+        """Takes an execution back to a checkpoint: it is cancelled if it has not ended, and the one
+        whose id is returned goes on in its place. Raises NotFound."""
+        fork = self._store.engine.restore(execution_id, at)
+        logger.info("execution %s: restored to checkpoint %s as %s", execution_id, at, fork)
+        return fork
 
     # Calls from outside
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._native import native
 from .errors import Conflict
+from .inspection import Opaque, shown
 from .values import decode, encode
 from .waiting import in_own_thread
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncSession", "Feed", "FeedError", "FeedResult", "Opaque", "Session"]
 
-
-_OPAQUE = "$py:repr"
 
 T = TypeVar("T")
 
@@ -76,14 +74,6 @@ class Feed:
     @property
     def error(self) -> FeedError | None:
         return None if self.result is None else self.result.error
-
-
-@dataclass(frozen=True)
-class Opaque:
-    """A variable whose value has no JSON form."""
-
-    words: str
-    """A few words on what it is."""
 
 
 class Session:
@@ -151,7 +141,7 @@ class Session:
     def variables(self) -> dict[str, Any]:
         """The names the session knows by now and their values; during a feed, as they were at its
         last `await`. What has no JSON form, such as a function, is an `Opaque`."""
-        return {name: _shown(value) for name, value in self._session.variables().items()}
+        return {name: shown(value) for name, value in self._session.variables().items()}
 
     def fork(self, after: int | None = None) -> Session:
         """A new session that goes on from where this one was after a feed (0 is before the first),
@@ -272,10 +262,3 @@ def _result(came: _internal.FeedResultDict) -> FeedResult:
         None if error is None else FeedError(**error),
         came["repr"],
     )
-
-
-def _shown(value: str) -> Any:
-    plain = json.loads(value)
-    if isinstance(plain, dict) and plain.keys() == {_OPAQUE}:
-        return Opaque(plain[_OPAQUE])
-    return decode(value)

@@ -12,8 +12,9 @@ use durable_core::{Error, Result};
 use durable_store::{Store, Write, Written};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-/// How long the committer looks out for the next write before it goes to sleep.
-const LINGER: Duration = Duration::from_micros(100);
+/// How long the committer looks out for the next write before it goes to sleep: about as long as a
+/// step of a workflow takes from one commit to the next.
+const LINGER: Duration = Duration::from_micros(300);
 
 /// Called with the answer to a write, on the committer's thread.
 pub(crate) type Answer = Box<dyn FnOnce(Result<Written>) + Send>;

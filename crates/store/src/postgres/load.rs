@@ -119,7 +119,7 @@ fn read_state(id: ExecutionId, row: &Row) -> Outcome<StateRow> {
         inbox: number(5)?,
         control: StateRow::control(row.try_get(6)?, reason)?,
         program: ProgramId::from_stored(row.try_get(11)?),
-        inputs: Payload::trusted(row.try_get::<_, Json<'_>>(12)?.0),
+        inputs: Payload::trusted(row.try_get::<_, Json<&str>>(12)?.0),
     })
 }
 
@@ -191,7 +191,7 @@ fn read_call(id: ExecutionId, row: &Row) -> Outcome<StoredCall> {
         function: text(row, 6)?,
         args: payload(row, 7)?,
         kwargs: payload(row, 8)?,
-        options: row.try_get::<_, Option<Json<'_>>>(9)?.map(|Json(text)| text.to_owned()),
+        options: row.try_get::<_, Option<Json<&str>>>(9)?.map(|Json(text)| text.to_owned()),
         position: Position { line: number(10)?, column: number(11)? },
         delay_ms,
         status: CallStatus::from_stored(row.try_get(13)?)?,
@@ -211,7 +211,7 @@ pub(super) fn text(row: &Row, column: usize) -> Outcome<Option<String>> {
 }
 
 pub(super) fn payload(row: &Row, column: usize) -> Outcome<Option<Payload>> {
-    Ok(row.try_get::<_, Option<Json<'_>>>(column)?.map(|Json(text)| Payload::trusted(text)))
+    Ok(row.try_get::<_, Option<Json<&str>>>(column)?.map(|Json(text)| Payload::trusted(text)))
 }
 
 /// All calls and timers of an execution in the order they were asked for.

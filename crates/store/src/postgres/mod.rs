@@ -35,6 +35,9 @@ use news::News;
 pub use options::PostgresOptions;
 use session::{Connection, Frame, Sessions, Statement};
 
+/// Batches of so few members are those of somebody who waits; larger ones are many at work.
+const FEW: usize = 2;
+
 /// Executions in a Postgres database, version 12 or later, also through PgBouncer.
 ///
 /// It may be used from any thread, also from one that belongs to an async runtime: it blocks that
@@ -159,7 +162,7 @@ impl Store for PostgresStore {
         self.news.stir();
         let news = self.news.of(batch, self.clock.now_ms());
         let mut writer = self.writer.lock();
-        Ok(self.session.drive(writer.commit(&self.session, batch, news))?)
+        Ok(self.session.drive(batch.len() <= FEW, writer.commit(&self.session, batch, news))?)
     }
 
     fn execution(&self, id: ExecutionId) -> Result<Option<ExecutionRecord>> {

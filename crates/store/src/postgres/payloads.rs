@@ -44,7 +44,7 @@ fn number(row: &Row) -> Outcome<u64> {
 fn payload(row: &Row, column: usize, kind: Kind) -> Outcome<Option<StoredPayload>> {
     Ok(match kind {
         Kind::Json => row
-            .try_get::<_, Option<Json<'_>>>(column)?
+            .try_get::<_, Option<Json<&str>>>(column)?
             .map(|json| StoredPayload::Text(json.0.to_owned())),
         Kind::Text => {
             row.try_get::<_, Option<Text>>(column)?.map(|text| StoredPayload::Text(text.0))

@@ -93,10 +93,8 @@ impl Wave {
     fn add(&mut self, member: &Write) -> Result<()> {
         match member {
             Write::PutProgram(program) => {
-                self.programs.push([
-                    Value::text(program.id().as_str()),
-                    Value::Text(Some(program.to_json().to_owned())),
-                ]);
+                self.programs
+                    .push([Value::text(program.id().as_str()), Value::json(program.to_json())]);
             }
             Write::Create(new) => self.create(new),
             Write::Transition(transition) => self.transition(transition)?,
@@ -129,7 +127,7 @@ impl Wave {
             id.clone(),
             Value::text(&new.workflow_id),
             Value::text(new.program.as_str()),
-            Value::json(&new.inputs),
+            Value::json(new.inputs.as_str()),
             Value::maybe_text(new.idempotency_key.as_deref()),
             epoch.into(),
             Value::maybe_at(wake_at_ms),
@@ -158,7 +156,7 @@ impl Wave {
             Value::Text(Some(id.to_string())),
             call.into(),
             Value::text(status),
-            result.map_or(Value::Text(None), Value::json),
+            Value::maybe_json(result.map(Payload::as_str)),
             error_type,
             error,
             traceback,
@@ -178,7 +176,7 @@ impl Wave {
                 event.sequence.into(),
                 transition.after.version.into(),
                 Value::text(event.event_type),
-                Value::Text(Some(event.payload.clone())),
+                Value::json(&event.payload),
                 at(),
             ]);
         }
@@ -252,7 +250,7 @@ impl Wave {
             Value::Flag(after.started),
             Value::maybe_at(end.started_at_ms),
             Value::maybe_at(ended.then_some(transition.at_ms)),
-            end.output.map_or(Value::Text(None), Value::json),
+            Value::maybe_json(end.output.map(Payload::as_str)),
             Value::Flag(end.sets_error),
             error_type,
             Value::maybe_text(end.message()),
@@ -264,7 +262,7 @@ impl Wave {
     fn calls(&mut self, id: &str, rows: &TransitionRows<'_>) {
         let at = || Value::at(rows.transition.at_ms);
         let text = || Value::Text(Some(id.to_owned()));
-        let json = |payload: Option<&Payload>| payload.map_or(Value::Text(None), Value::json);
+        let json = |payload: Option<&Payload>| Value::maybe_json(payload.map(Payload::as_str));
         let mut written: BTreeSet<CallId> =
             rows.new_calls.iter().map(|row| row.call.id()).collect();
         let mut changed = rows.retries.keys().chain(rows.closings.iter().map(|(call, _)| call));
@@ -281,7 +279,7 @@ impl Wave {
                 Value::maybe_text(row.function),
                 json(row.args),
                 json(row.kwargs),
-                Value::Text(row.options.clone()),
+                Value::maybe_json(row.options.as_deref()),
                 position.line.into(),
                 position.column.into(),
                 Value::Number(row.delay_ms),
@@ -305,7 +303,7 @@ impl Wave {
             let call = Value::from(*call);
             match closing {
                 Closing::Completed { attempt, result } => {
-                    let result = Value::json(result);
+                    let result = Value::json(result.as_str());
                     self.completions.push([text(), call, (*attempt).into(), at(), result]);
                 }
                 Closing::Failed { attempt, failure } => {
@@ -329,8 +327,8 @@ impl Wave {
         let locks = self.last.len() > 1 || self.advances.is_empty() && !self.last.is_empty();
         let transitions = vec![
             Part::counted(ADVANCE, self.advances),
-            Part::counted(INSERT_EVENTS, self.events),
-            Part::counted(INSERT_CALLS, self.new_calls),
+            Part::new(INSERT_EVENTS, self.events),
+            Part::new(INSERT_CALLS, self.new_calls),
             Part::counted(RETRY_CALLS, self.retries),
             Part::counted(COMPLETE_CALLS, self.completions),
             Part::counted(FAIL_CALLS, self.failures),
@@ -343,7 +341,7 @@ impl Wave {
             Part::of_arrays(GIVE_BACK, self.given_back),
         ];
         let creations =
-            vec![Part::counted(CREATE, self.creations), Part::counted(PUT_LEASES, self.leases)];
+            vec![Part::counted(CREATE, self.creations), Part::new(PUT_LEASES, self.leases)];
         let mut groups = vec![vec![Part::new(PUT_PROGRAMS, self.programs)], creations];
         if self.is_stepwise {
             groups.extend(transitions.into_iter().map(|part| vec![part]));
@@ -461,14 +459,14 @@ fn error_columns(failure: Option<&Failure>) -> [Value; 3] {
 
 const PUT_PROGRAMS: &str = "
 INSERT INTO programs (id, definition)
-SELECT id, definition::json FROM ROWS AS new (id, definition)
+SELECT * FROM ROWS AS new
 ON CONFLICT (id) DO NOTHING";
 
 // An id or a key that is taken is an error of its own.
 const CREATE: &str = "
     INSERT INTO executions (id, workflow_id, program_id, input_payload, idempotency_key,
         lease_epoch, wake_at, created_at, namespace, queue, tags)
-    SELECT new.id, new.workflow_id, new.program_id, new.inputs::json, new.key, new.epoch,
+    SELECT new.id, new.workflow_id, new.program_id, new.inputs, new.key, new.epoch,
         new.wake_at, new.created_at, new.namespace, new.queue, new.tags::jsonb
     FROM ROWS AS new (id, workflow_id, program_id, inputs, key, epoch, wake_at, created_at, namespace,
             queue, tags)
@@ -478,8 +476,7 @@ const CREATE: &str = "
 const PUT_LEASES: &str = "
     INSERT INTO execution_locks (execution_id, locked_by, acquired_at, expires_at, epoch)
     SELECT id, owner, at, expires_at, 1
-    FROM ROWS AS new (id, owner, at, expires_at)
-    RETURNING 1";
+    FROM ROWS AS new (id, owner, at, expires_at)";
 
 // The epoch is compared in the execution's own row, which is locked: a lease that was taken over
 // in this very moment is seen.
@@ -495,7 +492,7 @@ const ADVANCE: &str = "
                          ELSE e.control_reason END,
         started_at = CASE WHEN new.started THEN coalesce(e.started_at, new.started_at) END,
         completed_at = new.completed_at,
-        output_payload = new.output::json,
+        output_payload = new.output,
         error_type = CASE WHEN new.set_error THEN new.error_type ELSE e.error_type END,
         error = CASE WHEN new.set_error THEN new.error ELSE e.error END,
         error_traceback = CASE WHEN new.set_error THEN new.error_traceback
@@ -515,20 +512,17 @@ const ADVANCE: &str = "
 const INSERT_EVENTS: &str = "
     INSERT INTO execution_events (execution_id, sequence, transition_number, event_type,
         event_payload, timestamp)
-    SELECT id, sequence, transition, event_type, payload::json, at
-    FROM ROWS AS new (id, sequence, transition, event_type, payload, at)
-    RETURNING 1";
+    SELECT * FROM ROWS AS new";
 
 // Calls are handed out as soon as the transition has committed: that is when they start.
 const INSERT_CALLS: &str = r#"
     INSERT INTO execution_steps (execution_id, call_id, step_order, resume_group_id, kind,
         step_name, function, args, kwargs, options, line, "column", delay_ms, due_at, created_at,
         started_at)
-    SELECT id, call, step_order, resume_group, kind, name, function, args::json, kwargs::json,
-        options::json, line, col, delay_ms, due_at, at, at
+    SELECT id, call, step_order, resume_group, kind, name, function, args, kwargs, options, line,
+        col, delay_ms, due_at, at, at
     FROM ROWS AS new (id, call, step_order, resume_group, kind, name, function, args, kwargs, options,
-            line, col, delay_ms, due_at, at)
-    RETURNING 1"#;
+            line, col, delay_ms, due_at, at)"#;
 
 const RETRY_CALLS: &str = "
     UPDATE execution_steps s SET status = 'PENDING', attempts = new.attempt + 1,
@@ -542,7 +536,7 @@ const RETRY_CALLS: &str = "
 const COMPLETE_CALLS: &str = "
     UPDATE execution_steps s SET status = 'SUCCESS', applied = true, attempts = new.attempt,
         retry_count = greatest(new.attempt - 1, 0), due_at = NULL, completed_at = new.at,
-        result = new.result::json, error_type = NULL, error = NULL, error_traceback = NULL
+        result = new.result, error_type = NULL, error = NULL, error_traceback = NULL
     FROM ROWS AS new (id, call, attempt, at, result)
     WHERE s.execution_id = new.id AND s.call_id = new.call
       AND s.status NOT IN ('SUCCESS', 'FAILED', 'CANCELLED')
@@ -635,7 +629,7 @@ const NOTE_JOBS: &str = "
 // A trigger of the schema puts what is closed so into the inbox. Attempt and due time stay: they
 // belong to the state of the execution, in which the call is open until it is taken in.
 const REPORT: &str = "
-    UPDATE execution_steps s SET status = new.status, result = new.result::json,
+    UPDATE execution_steps s SET status = new.status, result = new.result,
         error_type = new.error_type, error = new.error, error_traceback = new.error_traceback,
         completed_at = new.at
     FROM ROWS AS new (id, call, status, result, error_type, error, error_traceback, at)

@@ -50,7 +50,7 @@ fn read_execution(row: &Row) -> Outcome<ExecutionRecord> {
         workflow_id: text(row, 1)?.unwrap_or_default(),
         program: ProgramId::from_stored(row.try_get(2)?),
         status: Status::from_stored(row.try_get(3)?)?,
-        inputs: Some(Payload::trusted(row.try_get::<_, Json<'_>>(4)?.0)),
+        inputs: Some(Payload::trusted(row.try_get::<_, Json<&str>>(4)?.0)),
         output: payload(row, 5)?,
         error_type: text(row, 6)?,
         error: text(row, 7)?,

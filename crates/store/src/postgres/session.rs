@@ -7,11 +7,11 @@ use std::{
     borrow::Cow,
     future::{Future, poll_fn},
     panic::resume_unwind,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::atomic::{AtomicBool, Ordering},
     task::Poll,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Timeouts};
@@ -29,6 +29,11 @@ use crate::waiting::block_on;
 
 /// Most connections that are open for reading at once.
 const MAX_READERS: usize = 7;
+/// How long a writer that is alone looks out for its answer before it goes to sleep: about as long
+/// as a step of a workflow takes to commit. To be woken costs a good part of that.
+const LOOK_OUT: Duration = Duration::from_micros(600);
+/// A turn that takes so long was somebody else's.
+const SOMEBODY_ELSE: Duration = Duration::from_micros(20);
 /// The parameter that only a session of our own keeps. The statements are made for arrays of any
 /// length: planning each afresh would cost more than running it.
 const SESSION_MARK: &str = "force_generic_plan";
@@ -89,7 +94,8 @@ impl Sessions {
     /// The one of the writer, beside those of readers. Whoever writes drives it himself: a step
     /// of a workflow that waits for its commit waits for no other thread of this process.
     pub(super) fn of_writer(options: &PostgresOptions, readers: &Self) -> Outcome<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build();
+        // Each time round it looks for answers.
+        let runtime = Builder::new_current_thread().event_interval(1).enable_all().build();
         let sessions = Self::new(options, runtime, 1, readers.are_own)?;
         sessions.prepares.store(readers.prepares.load(Ordering::Relaxed), Ordering::Relaxed);
         Ok(sessions)
@@ -156,12 +162,15 @@ impl Sessions {
         block_on(future)
     }
 
-    /// As [`Self::block_on`], driving the connection on this thread.
+    /// As [`Self::block_on`], driving the connection on this thread, and looking out for the
+    /// answer for a moment before it goes to sleep when that is asked for.
     pub(super) fn drive<T: Send>(
         &self,
+        looks_out: bool,
         future: impl Future<Output = Outcome<T>> + Send,
     ) -> Outcome<T> {
         let runtime = self.runtime()?;
+        let future = looking_out(if looks_out { LOOK_OUT } else { Duration::ZERO }, future);
         if Handle::try_current().is_err() {
             return runtime.block_on(future);
         }
@@ -182,6 +191,26 @@ impl Sessions {
             tracing::info!("Postgres forgets prepared statements: none is kept any more");
         }
     }
+}
+
+/// Waits for a future awake until that time is over or somebody else wants the processor, and then
+/// asleep.
+async fn looking_out<T>(patience: Duration, future: impl Future<Output = T>) -> T {
+    let until = Instant::now() + patience;
+    let mut is_awake = !patience.is_zero();
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        let polled = future.as_mut().poll(context);
+        if is_awake && polled.is_pending() {
+            let before = Instant::now();
+            thread::yield_now();
+            let now = Instant::now();
+            is_awake = now < until && now - before < SOMEBODY_ELSE;
+            context.waker().wake_by_ref();
+        }
+        polled
+    })
+    .await
 }
 
 impl Drop for Sessions {

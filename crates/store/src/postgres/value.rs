@@ -3,7 +3,7 @@
 use std::{borrow::Cow, error::Error as StdError};
 
 use bytes::BytesMut;
-use durable_core::{Payload, UnixMs};
+use durable_core::UnixMs;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
 type Outcome<T> = Result<T, Box<dyn StdError + Sync + Send>>;
@@ -84,10 +84,21 @@ impl<'a> FromSql<'a> for Text {
     accepts!(TEXT);
 }
 
-/// A `json` column as it was written.
-pub(super) struct Json<'a>(pub(super) &'a str);
+/// A `json` column as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Json<T>(pub(super) T);
 
-impl<'a> FromSql<'a> for Json<'a> {
+impl ToSql for Json<String> {
+    fn to_sql(&self, _type: &Type, out: &mut BytesMut) -> Outcome<IsNull> {
+        out.extend_from_slice(self.0.as_bytes());
+        Ok(IsNull::No)
+    }
+
+    accepts!(JSON);
+    to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Json<&'a str> {
     fn from_sql(_type: &Type, raw: &'a [u8]) -> Outcome<Self> {
         Ok(Self(std::str::from_utf8(raw)?))
     }
@@ -101,11 +112,13 @@ pub(super) enum Value {
     Number(Option<i64>),
     Flag(bool),
     Text(Option<String>),
+    Json(Option<Json<String>>),
     Instant(Option<Instant>),
     Bytes(Option<Vec<u8>>),
     Numbers(Vec<Option<i64>>),
     Flags(Vec<bool>),
     Texts(Vec<Option<String>>),
+    Jsons(Vec<Option<Json<String>>>),
     Instants(Vec<Option<Instant>>),
     Blobs(Vec<Option<Vec<u8>>>),
 }
@@ -116,11 +129,13 @@ impl Value {
             Self::Number(_) => Type::INT8,
             Self::Flag(_) => Type::BOOL,
             Self::Text(_) => Type::TEXT,
+            Self::Json(_) => Type::JSON,
             Self::Instant(_) => Type::TIMESTAMPTZ,
             Self::Bytes(_) => Type::BYTEA,
             Self::Numbers(_) => Type::INT8_ARRAY,
             Self::Flags(_) => Type::BOOL_ARRAY,
             Self::Texts(_) => Type::TEXT_ARRAY,
+            Self::Jsons(_) => Type::JSON_ARRAY,
             Self::Instants(_) => Type::TIMESTAMPTZ_ARRAY,
             Self::Blobs(_) => Type::BYTEA_ARRAY,
         }
@@ -131,11 +146,13 @@ impl Value {
             Self::Number(value) => value,
             Self::Flag(value) => value,
             Self::Text(value) => value,
+            Self::Json(value) => value,
             Self::Instant(value) => value,
             Self::Bytes(value) => value,
             Self::Numbers(values) => values,
             Self::Flags(values) => values,
             Self::Texts(values) => values,
+            Self::Jsons(values) => values,
             Self::Instants(values) => values,
             Self::Blobs(values) => values,
         }
@@ -150,8 +167,12 @@ impl Value {
     }
 
     /// JSON goes as it is: what it holds is escaped already.
-    pub(super) fn json(payload: &Payload) -> Self {
-        Self::Text(Some(payload.as_str().to_owned()))
+    pub(super) fn json(text: &str) -> Self {
+        Self::Json(Some(Json(text.to_owned())))
+    }
+
+    pub(super) fn maybe_json(text: Option<&str>) -> Self {
+        Self::Json(text.map(|text| Json(text.to_owned())))
     }
 
     pub(super) fn at(ms: UnixMs) -> Self {
@@ -189,47 +210,37 @@ impl From<u32> for Value {
 /// server keeps.
 const MOST_WRITTEN_OUT: usize = 2;
 
-/// Rows on their way into a statement.
+/// Rows on their way into a statement, one after the other.
 #[derive(Clone, Default)]
-pub(super) struct Columns(Vec<Value>);
+pub(super) struct Columns {
+    width: usize,
+    cells: Vec<Value>,
+}
 
 impl Columns {
     /// Adds a row. Every row has the same kinds of values in the same order.
     pub(super) fn push<const N: usize>(&mut self, row: [Value; N]) {
-        if self.0.is_empty() {
-            self.0.extend(row.iter().map(Value::column));
-        }
-        for (column, value) in self.0.iter_mut().zip(row) {
-            match (column, value) {
-                (Value::Numbers(all), Value::Number(one)) => all.push(one),
-                (Value::Flags(all), Value::Flag(one)) => all.push(one),
-                (Value::Texts(all), Value::Text(one)) => all.push(one),
-                (Value::Instants(all), Value::Instant(one)) => all.push(one),
-                (Value::Blobs(all), Value::Bytes(one)) => all.push(one),
-                (column, value) => debug_assert!(false, "{value:?} is none of {column:?}"),
-            }
-        }
+        debug_assert!(self.cells.is_empty() || self.width == N, "rows of one width");
+        self.width = N;
+        self.cells.extend(row);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.cells.is_empty()
     }
 
     /// How many rows there are.
     pub(super) fn len(&self) -> usize {
-        match self.0.first() {
-            Some(Value::Numbers(all)) => all.len(),
-            Some(Value::Texts(all)) => all.len(),
-            Some(Value::Instants(all)) => all.len(),
-            Some(Value::Flags(all)) => all.len(),
-            Some(Value::Blobs(all)) => all.len(),
-            _ => 0,
-        }
+        self.cells.len().checked_div(self.width).unwrap_or(0)
     }
 
     /// A parameter for each column.
     pub(super) fn into_arrays(self) -> Vec<Value> {
-        self.0
+        let mut columns: Vec<_> = self.cells.iter().take(self.width).map(Value::column).collect();
+        for (index, cell) in self.cells.into_iter().enumerate() {
+            columns[index % self.width].append(cell);
+        }
+        columns
     }
 
     /// SQL for the rows as a table, and its parameters.
@@ -237,43 +248,42 @@ impl Columns {
     /// A few rows are written out. To unfold an array the server keeps a store of tuples with room
     /// for thousands, for each column: that costs more than all the rest of a single step.
     pub(super) fn into_rows(self) -> (String, Vec<Value>) {
-        let (height, width) = (self.len(), self.0.len());
+        let (height, width) = (self.len(), self.width);
         let parameters = |from: usize| {
             (from + 1..=from + width).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ")
         };
         if height > MOST_WRITTEN_OUT {
-            return (format!("unnest({})", parameters(0)), self.0);
+            return (format!("unnest({})", parameters(0)), self.into_arrays());
         }
         let rows: Vec<_> =
             (0..height).map(|row| format!("({})", parameters(row * width))).collect();
-        let mut cells: Vec<_> = self.0.into_iter().map(Value::into_cells).collect();
-        let cells = (0..height)
-            .flat_map(|_| cells.iter_mut().filter_map(Iterator::next).collect::<Vec<_>>());
-        (format!("(VALUES {})", rows.join(", ")), cells.collect())
+        (format!("(VALUES {})", rows.join(", ")), self.cells)
     }
 }
 
 impl Value {
-    /// The values of a column.
-    fn into_cells(self) -> Box<dyn Iterator<Item = Self>> {
-        match self {
-            Self::Numbers(all) => Box::new(all.into_iter().map(Self::Number)),
-            Self::Flags(all) => Box::new(all.into_iter().map(Self::Flag)),
-            Self::Texts(all) => Box::new(all.into_iter().map(Self::Text)),
-            Self::Instants(all) => Box::new(all.into_iter().map(Self::Instant)),
-            Self::Blobs(all) => Box::new(all.into_iter().map(Self::Bytes)),
-            cell => Box::new(std::iter::once(cell)),
-        }
-    }
-
     /// An empty column of such values.
     fn column(&self) -> Self {
         match self {
             Self::Number(_) | Self::Numbers(_) => Self::Numbers(Vec::new()),
             Self::Flag(_) | Self::Flags(_) => Self::Flags(Vec::new()),
             Self::Text(_) | Self::Texts(_) => Self::Texts(Vec::new()),
+            Self::Json(_) | Self::Jsons(_) => Self::Jsons(Vec::new()),
             Self::Instant(_) | Self::Instants(_) => Self::Instants(Vec::new()),
             Self::Bytes(_) | Self::Blobs(_) => Self::Blobs(Vec::new()),
+        }
+    }
+
+    /// Adds a value to a column.
+    fn append(&mut self, cell: Self) {
+        match (self, cell) {
+            (Self::Numbers(all), Self::Number(one)) => all.push(one),
+            (Self::Flags(all), Self::Flag(one)) => all.push(one),
+            (Self::Texts(all), Self::Text(one)) => all.push(one),
+            (Self::Jsons(all), Self::Json(one)) => all.push(one),
+            (Self::Instants(all), Self::Instant(one)) => all.push(one),
+            (Self::Blobs(all), Self::Bytes(one)) => all.push(one),
+            (column, cell) => debug_assert!(false, "{cell:?} is none of {column:?}"),
         }
     }
 }

@@ -346,7 +346,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "HTTP.md").read_text()
     (tmp_path / "tasks.py").write_text("def add(a, b):\n    return a + b\n")
     blocks = re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    start, look, steer, checkpoints, access = blocks
+    start, look, steer, checkpoints, sessions, access = blocks
     assert all(line.startswith("durable serve --db") for line in start.splitlines())
 
     def run(command: str, **variables: str) -> str:
@@ -384,6 +384,11 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
         assert '"ended":[{"call":0,"result":3' in forks
         fork = re.findall(r'"execution_id":"([^"]*)"', forks)[1]
         assert '"output":53' in run(f"curl -s '{base}/executions/{fork}/result?wait_ms=30000'")
+        opening, rest = sessions.split("\ncurl", 1)
+        session = json.loads(run(opening, URL=base))["execution_id"]
+        said = run("curl" + rest, URL=base, ID=session)
+        assert '"output":42' in said
+        assert '"variables":{"n":42}' in said
         create, listed, revoke, use = access.splitlines()
         token = run(create, DURABLE_DB=database[1]).strip()
         token_id = token.split("_")[1]

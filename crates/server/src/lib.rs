@@ -21,6 +21,7 @@ mod operate;
 mod problem;
 mod rates;
 mod results;
+mod sessions;
 mod start;
 mod tasks;
 mod token;
@@ -182,6 +183,13 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Server>>)> {
         ("/executions/{id}/pause", post(operate::pause)),
         ("/executions/{id}/resume", post(operate::resume)),
         ("/executions/{id}/retry", post(operate::retry)),
+        ("/sessions", post(sessions::open)),
+        ("/sessions/{id}/close", post(sessions::close)),
+        ("/sessions/{id}/feeds", get(sessions::list).post(sessions::feed)),
+        ("/sessions/{id}/feeds/{number}", get(sessions::get)),
+        ("/sessions/{id}/fork", post(sessions::fork)),
+        ("/sessions/{id}/rewind", post(sessions::rewind)),
+        ("/sessions/{id}/variables", get(sessions::variables)),
         ("/workers", get(workers::list)),
         ("/tokens", get(tokens::list).post(tokens::create)),
         ("/tokens/{id}", delete(tokens::revoke)),
@@ -194,7 +202,14 @@ fn routes() -> Vec<(&'static str, MethodRouter<Arc<Server>>)> {
 }
 
 /// Paths where requests may wait for news: they have places of their own.
-const WAITING: [&str; 3] = ["/executions/{id}/events", "/executions/{id}/result", "/tasks/claim"];
+const WAITING: [&str; 6] = [
+    "/executions/{id}/events",
+    "/executions/{id}/result",
+    "/sessions/{id}/close",
+    "/sessions/{id}/feeds",
+    "/sessions/{id}/feeds/{number}",
+    "/tasks/claim",
+];
 
 /// The whole HTTP contract.
 pub fn router(server: Arc<Server>) -> Router {

@@ -16,8 +16,8 @@ use utoipa::{
 };
 
 use crate::{
-    checkpoints, executions, journal, operate, problem, results, start, tasks, tokens, webhook,
-    workers,
+    checkpoints, executions, journal, operate, problem, results, sessions, start, tasks, tokens,
+    webhook, workers,
 };
 
 /// What every operation may be refused with.
@@ -68,7 +68,8 @@ pub(crate) enum Refusals {
         executions::list, start::start, executions::get, operate::delete, executions::calls,
         journal::events, results::result, operate::cancel, operate::pause, operate::resume,
         operate::retry, operate::bulk, checkpoints::list, checkpoints::get, checkpoints::diff,
-        checkpoints::fork, checkpoints::restore, tasks::claim, tasks::heartbeat, tasks::complete, tasks::fail,
+        checkpoints::fork, checkpoints::restore, sessions::open, sessions::close, sessions::list,
+        sessions::feed, sessions::get, sessions::fork, sessions::rewind, sessions::variables, tasks::claim, tasks::heartbeat, tasks::complete, tasks::fail,
         webhook::complete, workers::list, tokens::list, tokens::create, tokens::revoke,
         workers::health, workers::ready, openapi
     ),

@@ -38,36 +38,36 @@ pub(crate) struct StartRequest {
     /// The workflow: Python whose last expression is the output. `code` is another word for it.
     #[serde(alias = "code")]
     #[schema(examples("await add(1, 2)"))]
-    source: Option<String>,
+    pub(crate) source: Option<String>,
     /// What the source is written in: `python`, or for a step workflow `yaml`, `toml` or `json`.
     #[serde(default = "python")]
     #[schema(examples("python"))]
-    language: String,
+    pub(crate) language: String,
     /// Instead of a source: the id of a program, as executions show it.
-    program: Option<String>,
+    pub(crate) program: Option<String>,
     /// The functions it may call: a list of names, or an object of names with
     /// `{"retry": {…}, "timeout_ms": 1000}`. `external_functions` is another word for it.
     #[serde(default, alias = "external_functions")]
     #[schema(examples(json!(["add"])))]
-    functions: Value,
+    pub(crate) functions: Value,
     /// An object: the value of each input by name. They are global variables of the workflow.
     #[schema(value_type = Option<Object>)]
-    inputs: Option<Box<RawValue>>,
+    pub(crate) inputs: Option<Box<RawValue>>,
     /// A name to find it by.
-    workflow: Option<String>,
+    pub(crate) workflow: Option<String>,
     /// Words to find it by.
     #[serde(default)]
-    tags: Vec<String>,
+    pub(crate) tags: Vec<String>,
     /// The queue that workers take it from.
-    queue: Option<String>,
+    pub(crate) queue: Option<String>,
     /// The tenant it belongs to.
-    namespace: Option<String>,
+    pub(crate) namespace: Option<String>,
     /// Two starts with the same key in one namespace are one. The header `Idempotency-Key` says
     /// the same.
-    idempotency_key: Option<String>,
+    pub(crate) idempotency_key: Option<String>,
     /// Bounds of the program that are to be lower than usual, such as `max_calls`.
     #[schema(value_type = Option<Object>)]
-    limits: Option<Map<String, Value>>,
+    pub(crate) limits: Option<Map<String, Value>>,
 }
 
 fn python() -> String {
@@ -127,19 +127,31 @@ pub(crate) async fn start(
     Json(request): Json<StartRequest>,
 ) -> Result<Response, Problem> {
     query.done()?;
-    let key = idempotency_key(&headers, request.idempotency_key.clone())?;
+    let started = store(&server, caller, &headers, request, |_, _| Ok(())).await?;
+    Ok(started.into_response())
+}
+
+/// Stores an execution, unless it is there under the same key. `check` may refuse what is there.
+pub(crate) async fn store(
+    server: &Arc<Server>,
+    caller: Caller,
+    headers: &HeaderMap,
+    request: StartRequest,
+    check: impl FnOnce(&Engine, ExecutionId) -> durable_core::Result<()> + Send + 'static,
+) -> Result<Started, Problem> {
+    let key = idempotency_key(headers, request.idempotency_key.clone())?;
     let namespace = caller.namespace(request.namespace.clone())?;
-    let started = server
+    server
         .run(move |_, engine| {
             let labels = labels(&request, namespace)?;
             let mut start = to_start(engine, &caller, request)?;
             start.labels = labels;
             start.idempotency_key = key;
             let (id, existing) = engine.start_or_find(start)?;
+            check(engine, id)?;
             Started::or_found(engine, id, existing)
         })
-        .await?;
-    Ok(started.into_response())
+        .await
 }
 
 fn idempotency_key(headers: &HeaderMap, body: Option<String>) -> Result<Option<String>, Problem> {

@@ -16,6 +16,7 @@ fn operations() -> Vec<(&'static str, String, Option<Value>, &'static [Role])> {
     let id = "/executions/00000000-0000-7000-8000-000000000000";
     let task = format!("/tasks/00000000-0000-7000-8000-000000000000.0.1.{}", "0".repeat(32));
     let at = |suffix: &str| format!("{id}{suffix}");
+    let session = |suffix: &str| format!("/sessions/00000000-0000-7000-8000-000000000000/{suffix}");
     let body = || Some(json!({}));
     vec![
         ("GET", "/executions".into(), None, LOOK),
@@ -36,6 +37,14 @@ fn operations() -> Vec<(&'static str, String, Option<Value>, &'static [Role])> {
         ("DELETE", at(""), None, OPERATE),
         ("POST", at("/checkpoints/1/fork"), None, OPERATE),
         ("POST", at("/checkpoints/1/restore"), None, OPERATE),
+        ("GET", session("feeds"), None, LOOK),
+        ("GET", session("feeds/1"), None, LOOK),
+        ("GET", session("variables"), None, LOOK),
+        ("POST", "/sessions".into(), Some(json!([])), OPERATE),
+        ("POST", session("feeds"), Some(json!({ "code": "1" })), OPERATE),
+        ("POST", session("fork"), None, OPERATE),
+        ("POST", session("rewind"), Some(json!({ "after": 0 })), OPERATE),
+        ("POST", session("close"), None, OPERATE),
         ("POST", "/tasks/claim".into(), body(), WORK),
         ("POST", format!("{task}/heartbeat"), None, WORK),
         ("POST", format!("{task}/complete"), body(), WORK),

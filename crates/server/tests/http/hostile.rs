@@ -13,6 +13,7 @@ struct Scene {
     admin: String,
     own: String,
     foreign: String,
+    session: String,
 }
 
 impl Scene {
@@ -30,7 +31,10 @@ impl Scene {
             id
         });
         let admin = desk.token(Role::Admin, Some("a"));
-        Self { desk, admin, own, foreign }
+        let opened = desk.ask("POST", "/sessions").token(&admin).json(&json!({})).send();
+        let session = opened.json()["execution_id"].as_str().unwrap().to_owned();
+        desk.wait_for(&session, "waiting");
+        Self { desk, admin, own, foreign, session }
     }
 
     fn ask(&self, method: &str, path: &str) -> Ask {
@@ -102,6 +106,13 @@ fn bodies() -> Vec<Vec<u8>> {
         "{\"action\": \"delete\", \"filter\": []}",
         "{\"functions\": {\"f\": 1}, \"worker\": \"w\"}",
         "{\"functions\": [\"f\"], \"max\": 1}",
+        "{\"code\": 1}",
+        "{\"code\": \"1\", \"number\": 0}",
+        "{\"code\": \"1\", \"number\": 9}",
+        "{\"code\": \"1\", \"wait_ms\": -1}",
+        "{\"after\": -1}",
+        "{\"after\": 9}",
+        "{\"wait_ms\": 60001}",
         "{\"results\": []}",
         "{\"results\": {\"-1\": 1}}",
         "{\"results\": {\"99\": 1}}",
@@ -131,7 +142,7 @@ fn bodies() -> Vec<Vec<u8>> {
 
 fn posts(scene: &Scene) -> Vec<String> {
     let task = format!("{}.0.1.{}", scene.own, "0".repeat(32));
-    let own = &scene.own;
+    let (own, session) = (&scene.own, &scene.session);
     [
         "/executions".to_owned(),
         "/executions/bulk".to_owned(),
@@ -141,6 +152,11 @@ fn posts(scene: &Scene) -> Vec<String> {
         format!("/executions/{own}/retry"),
         format!("/executions/{own}/checkpoints/1/fork"),
         format!("/executions/{own}/checkpoints/1/restore"),
+        "/sessions".to_owned(),
+        format!("/sessions/{session}/feeds"),
+        format!("/sessions/{session}/fork"),
+        format!("/sessions/{session}/rewind"),
+        format!("/sessions/{session}/close"),
         "/tokens".to_owned(),
         "/tasks/claim".to_owned(),
         format!("/tasks/{task}/heartbeat"),
@@ -244,6 +260,13 @@ fn paths_that_name_nothing_are_refused() {
             ("GET", "/executions/", "/checkpoints/1/diff"),
             ("POST", "/executions/", "/checkpoints/1/fork"),
             ("POST", "/executions/", "/checkpoints/1/restore"),
+            ("GET", "/sessions/", "/feeds"),
+            ("GET", "/sessions/", "/feeds/1"),
+            ("GET", "/sessions/", "/variables"),
+            ("POST", "/sessions/", "/feeds"),
+            ("POST", "/sessions/", "/fork"),
+            ("POST", "/sessions/", "/rewind"),
+            ("POST", "/sessions/", "/close"),
             ("GET", "/executions/", "/events"),
             ("GET", "/executions/", "/result"),
             ("POST", "/executions/", "/cancel"),
@@ -260,6 +283,8 @@ fn paths_that_name_nothing_are_refused() {
             let path = format!("{prefix}{id}{suffix}");
             let ask = scene.ask(method, &path);
             let body = match suffix {
+                "/feeds" if method == "POST" => Some(json!({ "code": "1" })),
+                "/rewind" => Some(json!({ "after": 0 })),
                 "/complete" => Some(json!({})),
                 "/fail" => Some(json!({ "type": "E" })),
                 _ => None,
@@ -334,6 +359,8 @@ fn numbers_that_count_nothing_are_refused() {
             let path = format!("{own}/{number}{suffix}");
             scene.refused(scene.ask(method, &path), &format!("{method} {path}"));
         }
+        let path = format!("/sessions/{}/feeds/{number}", scene.session);
+        scene.refused(scene.ask("GET", &path), &path);
     }
     assert_eq!(scene.state(), before);
 }
@@ -405,6 +432,9 @@ fn queries_that_make_no_sense_are_refused() {
         &format!("{own}/checkpoints/1/diff"),
         &format!("{own}/events"),
         &format!("{own}/result"),
+        &format!("/sessions/{}/feeds", scene.session),
+        &format!("/sessions/{}/feeds/1", scene.session),
+        &format!("/sessions/{}/variables", scene.session),
         "/workers",
         "/tokens",
     ] {

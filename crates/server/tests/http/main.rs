@@ -5,6 +5,7 @@ mod api;
 mod checkpoints;
 mod follow;
 mod hostile;
+mod sessions;
 mod support;
 mod tasks;
 mod webhook;

@@ -66,7 +66,7 @@ fmt: $(VENV)/.tools ## Format everything
 	$(VENV)/bin/ruff format python examples scripts
 	$(VENV)/bin/ruff check --fix python examples scripts
 
-bench: setup ## Run the workloads W1 to W7 on every store, and through Python, beside the disk's floor
+bench: setup ## Run the workloads on every store and through Python, and the cost of checkpoints, beside the floor
 	cargo build --release --locked -p durable-bench
 	target/release/durable-bench
 	$(PY) benches/bench.py

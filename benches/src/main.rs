@@ -3,13 +3,14 @@
 //! W1: one workflow, 1,000 steps in a row. W2: 1,000 workflows, each 3 parallel steps and then 1.
 //! W3: one workflow, 1,000 parallel steps. W4: start to result of a one-step workflow.
 //! W5: 10,000 suspended workflows. W6: one step workflow, 1,000 steps, 100 of them side by side.
-//! SQLite with synchronous=FULL, interpreter in worker processes.
+//! SQLite with synchronous=FULL, interpreter in worker processes. And what a checkpoint costs.
 //!
 //! `--db postgresql://…` or `--db mysql://…` measures the same on a server, each in a place of its
 //! own, and with it W2 shared by two worker processes and the statements a second of four idle ones.
 //!
 //! Environment: `ONLY=W1,W4`, `REPEATS=3`, `SCALE=1`, `ISOLATION=process|thread`, `BENCH_DIR`.
 
+mod checkpoint;
 mod fleet;
 mod floor;
 mod measure;
@@ -31,5 +32,6 @@ fn main() -> Result<()> {
         floor::run(&settings)?;
     }
     workloads::run(&settings)?;
+    checkpoint::run(&settings)?;
     fleet::run(&settings)
 }

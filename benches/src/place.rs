@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use mysql_async::{
     Conn, Opts,
     prelude::{FromRow, Queryable as _},
@@ -74,6 +74,12 @@ impl Place {
                 Ok(ask_mysql::<i64>(server, &sql)?.unwrap_or(0))
             }
         }
+    }
+
+    /// The SQLite file.
+    pub(crate) fn sqlite(&self) -> Result<rusqlite::Connection> {
+        let Self::Sqlite(dir) = self else { bail!("it is no SQLite file") };
+        Ok(rusqlite::Connection::open(dir.path().join("bench.db"))?)
     }
 
     /// How many statements the server was asked so far, where it can be told.

@@ -292,8 +292,15 @@ fn cpu_seconds() -> Result<f64> {
 }
 
 fn family() -> Result<Vec<u32>> {
+    let mut pids = children()?;
+    pids.push(std::process::id());
+    Ok(pids)
+}
+
+/// The interpreter workers.
+pub(crate) fn children() -> Result<Vec<u32>> {
     let own = std::process::id();
-    let mut pids = vec![own];
+    let mut pids = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;

@@ -152,7 +152,7 @@ fn stored_bytes(settings: &Settings) -> Result<()> {
             let mut gate = gate.clone();
             async move {
                 let opened = gate.wait_for(|open| *open).await;
-                opened.map_err(|error| FunctionError::new("Closed", &error.to_string()))?;
+                opened.map_err(|error| FunctionError::new("Closed", error.to_string()))?;
                 Ok::<_, FunctionError>(format!("encoded_{file}"))
             }
         })

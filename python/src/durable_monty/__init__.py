@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .service import OrchestratorService
     from .sessions import AsyncSession, Session
     from .steps import Step, StepWorkflow, load_workflow
+    from .streaming import StreamingExecutionError, StreamingPythonExecutor
     from .worker import Worker
     from .workflows import playbook, workflow
 
@@ -94,6 +95,8 @@ __all__ = [
     "Session",
     "Step",
     "StepWorkflow",
+    "StreamingExecutionError",
+    "StreamingPythonExecutor",
     "Unavailable",
     "Worker",
     "create_app",
@@ -158,6 +161,7 @@ _HOMES = {
     "service": ["OrchestratorService"],
     "sessions": ["AsyncSession", "Session"],
     "steps": ["Step", "StepWorkflow", "load_workflow"],
+    "streaming": ["StreamingExecutionError", "StreamingPythonExecutor"],
     "worker": ["Worker"],
     "workflows": ["playbook", "workflow"],
 }
@@ -181,6 +185,7 @@ _MODULES = frozenset(
         "service",
         "sessions",
         "steps",
+        "streaming",
         "values",
         "webhooks",
         "worker",

@@ -15,7 +15,7 @@ from .errors import InvalidWorkflow
 if TYPE_CHECKING:
     from ._internal import Engine
 
-__all__ = ["check_inputs"]
+__all__ = ["check_inputs", "global_names"]
 
 # The last one marks a place among the checkpoints.
 _ALWAYS_THERE = frozenset({*vars(builtins), "__name__", "__file__", "__doc__", "__checkpoint__"})
@@ -40,7 +40,7 @@ def check_inputs(
     for name in inputs:
         if not isinstance(name, str) or not name.isidentifier():
             raise InvalidWorkflow(f"the input {name!r} is no name that code can use")
-    names = _global_names(code)
+    names = global_names(code)
     if names is None:
         return
     missing = names.unbound.difference(function_names, inputs)
@@ -70,7 +70,7 @@ def _undefined(code: str, missing: Collection[str]) -> Iterator[str]:
 
 
 @functools.lru_cache(maxsize=256)
-def _global_names(code: str) -> _Names | None:
+def global_names(code: str) -> _Names | None:
     """The global names that code reads, and those of them that it never binds. None when this
     version of Python can't parse it: the engine's own parser has the last word."""
     try:

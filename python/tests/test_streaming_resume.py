@@ -368,6 +368,25 @@ def test_a_checkpoint_between_statements_by_hand() -> None:
     run(body())
 
 
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    async def body() -> None:
+        calls = Calls()
+
+        def manager() -> CheckpointManager:
+            return CheckpointManager("order-7", FilesystemCheckpointProvider(tmp_path))
+
+        async with manager() as first:
+            executor = await StreamingPythonExecutor.resume(first, calls.names())
+            with pytest.raises(Conflict):
+                await StreamingPythonExecutor.resume(manager(), calls.names())
+            await executor.add_chunk("x = await call(1)\n")
+        async with manager() as second:
+            executor = await StreamingPythonExecutor.resume(second, calls.names())
+            assert executor.namespace["x"] == 1
+
+    run(body())
+
+
 def test_a_store_that_is_away_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
         process = Process()

@@ -172,13 +172,17 @@ class StreamingPythonExecutor:
         **options: Any,
     ) -> StreamingPythonExecutor:
         """An executor that goes on from the newest checkpoint that can be read, or from the
-        beginning when there is none; `resumed` tells which.
+        beginning when there is none; `resumed` tells which. It is the only writer of these
+        checkpoints from then on.
 
-        Raises `InvalidCheckpoint` for a checkpoint that is not of this program, or needs what is
-        not there, and `durable_monty.Corrupt` when there are checkpoints and none can be read.
+        Raises Conflict while another process is, `InvalidCheckpoint` for a checkpoint that is not
+        of this program, or needs what is not there, and `durable_monty.Corrupt` when there are
+        checkpoints and none can be read.
         """
         executor = cls(manager, namespace, **options)
         if isinstance(manager, CheckpointManager):
+            # Before it looks: nobody adds a checkpoint to those that it goes on from.
+            await manager.provider.acquire(manager.execution_id)
             with contextlib.suppress(NotFound):
                 await RecoveryCoordinator(manager).recover_execution_state(executor)
         return executor

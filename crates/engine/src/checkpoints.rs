@@ -94,7 +94,12 @@ pub fn get(engine: &Engine, id: ExecutionId, number: u32) -> Result<Checkpoint> 
 /// # Errors
 /// As [`list`]; `NotFound` when it has not waited yet.
 pub fn last(engine: &Engine, id: ExecutionId) -> Result<Checkpoint> {
-    list(engine, id)?.pop().ok_or_else(|| {
+    let mut last = None;
+    visit(engine, id, 0, |checkpoint| {
+        last = Some(checkpoint);
+        ControlFlow::Continue(())
+    })?;
+    last.ok_or_else(|| {
         Error::not_found(format!("execution {id} has no checkpoint: it has not waited yet"))
     })
 }

@@ -1,6 +1,6 @@
 //! The body of a request: JSON, of bounded size, that arrives in bounded time.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     body::Body,
@@ -90,7 +90,7 @@ fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
 
 async fn read(body: Body, server: &Server) -> Result<Bytes, Problem> {
     let max_bytes = server.config.max_body_bytes;
-    let limit = Duration::from_millis(server.config.request_timeout_ms);
+    let limit = server.request_timeout();
     let arrival = Limited::new(body, max_bytes).collect();
     match tokio::time::timeout(limit, arrival).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),

@@ -113,7 +113,7 @@ pub(crate) async fn get(
 ) -> Result<Response, Problem> {
     query.done()?;
     let view = server
-        .run(move |_, engine| {
+        .inspect(move |_, engine| {
             let checkpoint = find(engine, &caller, id, number)?;
             let seen = checkpoints::inspect(engine, &checkpoint)?;
             let definition = checkpoints::definition(engine, &checkpoint)?;
@@ -141,7 +141,7 @@ pub(crate) async fn diff(
     query.done()?;
     let to = u32::try_from(to).unwrap_or(u32::MAX);
     let view = server
-        .run(move |_, engine| {
+        .inspect(move |_, engine| {
             let from = find(engine, &caller, id, number)?;
             let diff = checkpoints::diff(engine, &from, &checkpoints::get(engine, id, to)?)?;
             Ok(DiffView::new(number, to, &diff, MAX_PAGE_BYTES))

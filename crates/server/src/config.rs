@@ -20,6 +20,9 @@ pub struct Config {
     pub max_followers: usize,
     /// Most store and engine operations that run at once.
     pub max_blocking: usize,
+    /// Most programs that are run again at once to be looked into: interpreters stay free for
+    /// executions that go on. Further requests wait.
+    pub max_inspections: usize,
     /// How long the body of a request may take to arrive, and each operation on the store.
     pub request_timeout_ms: u64,
     /// How long the head of a request may take to arrive.
@@ -46,6 +49,7 @@ impl Default for Config {
             max_requests: 256,
             max_followers: 512,
             max_blocking: 32,
+            max_inspections: 1,
             request_timeout_ms: 30_000,
             head_timeout_ms: 10_000,
             max_wait_ms: 60_000,

@@ -74,6 +74,7 @@ pub struct Server {
     requests: Arc<Semaphore>,
     followers: Arc<Semaphore>,
     blocking: Arc<Semaphore>,
+    inspections: Arc<Semaphore>,
     stopping: watch::Sender<bool>,
 }
 
@@ -90,6 +91,7 @@ impl Server {
             requests: Arc::new(Semaphore::new(config.max_requests)),
             followers: Arc::new(Semaphore::new(config.max_followers)),
             blocking: Arc::new(Semaphore::new(config.max_blocking)),
+            inspections: Arc::new(Semaphore::new(config.max_inspections)),
             stopping: watch::Sender::new(false),
             config,
         })
@@ -130,14 +132,35 @@ impl Server {
             });
             job.await.unwrap_or_else(|error| Err(Error::internal(error.to_string())))
         };
-        let limit = Duration::from_millis(self.config.request_timeout_ms);
-        match tokio::time::timeout(limit, working).await {
+        match tokio::time::timeout(self.request_timeout(), working).await {
             Ok(result) => Ok(result?),
             Err(_) => Err(Problem::from(Error::unavailable(
                 "the server is too busy: what was asked for may still happen, look before you \
                  ask again",
             ))),
         }
+    }
+
+    /// As [`Server::run`], for what runs a program again.
+    async fn inspect<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Server, &Engine) -> durable_core::Result<T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let place = self.inspections.clone().acquire_owned();
+        let Ok(Ok(place)) = tokio::time::timeout(self.request_timeout(), place).await else {
+            return Err(Problem::from(Error::unavailable(
+                "other programs are being looked into: try again",
+            )));
+        };
+        let inspecting = move |server: &Server, engine: &Engine| {
+            let _place = place;
+            work(server, engine)
+        };
+        self.run(inspecting).await
+    }
+
+    fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.config.request_timeout_ms)
     }
 
     /// A place among those that wait for news.

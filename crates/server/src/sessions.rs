@@ -406,7 +406,12 @@ pub(crate) async fn variables(
     query: Query,
 ) -> Result<Response, Problem> {
     query.done()?;
-    let variables = with(&server, &caller, id, |_, session| session.variables()).await?;
+    let variables = server
+        .inspect(move |_, engine| {
+            Server::visible(engine, &caller, id)?;
+            Session::get(engine, id)?.variables()
+        })
+        .await?;
     Ok(json(StatusCode::OK, &Variables { variables: raw_fields(&variables) }))
 }
 

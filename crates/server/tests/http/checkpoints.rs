@@ -1,5 +1,6 @@
 //! Looking into executions, forking them, taking them back.
 
+use durable_server::Config;
 use serde_json::{Value, json};
 
 use crate::support::Desk;
@@ -133,6 +134,16 @@ fn a_restored_execution_is_cancelled_and_another_goes_on_in_its_place() {
     answer(&desk, &fork, json!(3));
     answer(&desk, &fork, json!(30));
     assert_eq!(output(&desk, &fork), 60);
+}
+
+#[test]
+fn only_so_many_programs_are_looked_into_at_once() {
+    let none = Config { max_inspections: 0, request_timeout_ms: 2_000, ..Config::default() };
+    let desk = Desk::open_with(none);
+    let id = desk.start(FLOW, &["f"]);
+    desk.wait_for(&id, "waiting");
+    desk.get(&format!("/executions/{id}/checkpoints/1")).is_problem(503);
+    assert_eq!(desk.get(&format!("/executions/{id}/checkpoints")).status, 200);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import random
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from streaming_support import Calls, Process, run
 
 from durable_monty import (
@@ -575,6 +578,98 @@ def test_a_loop_over_what_is_no_data_is_refused() -> None:
             await executor.add_chunk("for f in [lambda: 1]:\n    await call(f())\n\nx = 1\n")
 
     run(body())
+
+
+# Programs of any kind
+
+STATEMENTS = """
+xs = [1]
+ys = xs
+xs.append(await call(len(xs)))
+d = {"xs": xs, 2: [ys]}
+ys = list(xs)
+z = f(await call(3))
+box = Box(xs, await call("b"))
+boxes = [box, {"in": box}]; box.label += "!"
+xs += [len(xs)]
+from dataclasses import dataclass
+x = 1 / (len(xs) - 3)
+---
+@dataclass
+class Box:
+    items: list
+    label: str = ""
+---
+def f(a, b=2):
+    xs.append(a)
+    return a + b
+---
+for x in xs:
+    if len(ys) > 6: break
+    ys.append(await call(x))
+else:
+    ys = [await call("else")]
+---
+n = 0
+while n < 3:
+    n += await call(1)
+    if n == 2: continue
+    xs.append(n)
+---
+if await call(len(xs)) > 2:
+    xs = xs[:2]
+else:
+    xs.insert(0, boxes)
+"""
+
+
+def snippets() -> list[str]:
+    lines, *blocks = re.split("^---\n", STATEMENTS.strip("\n") + "\n", flags=re.MULTILINE)
+    return lines.splitlines(keepends=True) + blocks
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(snippets()), max_size=12), st.data())
+def test_a_program_that_crashes_anywhere_ends_as_one_that_does_not(
+    chosen: list[str], data: st.DataObject
+) -> None:
+    code = "".join(("xs = []\nys = []\nboxes = 0\n", *chosen))
+
+    class Crashing(Calls):
+        """Crashes at each place that was chosen, once."""
+
+        def __init__(self, crashes: set[int]) -> None:
+            super().__init__()
+            self.crashes = crashes
+
+        async def call(self, value: Any) -> Any:
+            if len(self.made) in self.crashes:
+                self.crashes.remove(len(self.made))
+                raise asyncio.CancelledError
+            return await super().call(value)
+
+    async def body(crashes: set[int]) -> Any:
+        process = Process()
+        process.calls = Crashing(crashes)
+        process.names = process.calls.names()
+        while True:
+            executor = await process.executor()
+            try:
+                await executor.add_chunk(code[len(executor.received) :])
+                result = await executor.finalize()
+            except asyncio.CancelledError:
+                continue
+            except StreamingExecutionError:
+                result = await executor.finalize()
+            shown = {name: repr(value) for name, value in executor.namespace.items()}
+            for name in ("__builtins__", "__name__", "call", "f", "Box", "dataclass"):
+                shown.pop(name, None)
+            ids = [id(executor.namespace.get(name)) for name in ("xs", "ys", "box")]
+            same = [a == b for a in ids for b in ids]
+            return shown, same, result.executed_code, str(result.error), process.calls.made
+
+    crashes = data.draw(st.sets(st.integers(0, 20), max_size=3))
+    assert run(body(crashes)) == run(body(set()))
 
 
 # kill -9

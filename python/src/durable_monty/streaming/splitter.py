@@ -148,7 +148,7 @@ class StatementSplitter:
         """Takes more text; the statements that are complete with it."""
         head, newline, tail = text.rpartition("\n")
         if not newline:
-            self._tail.append(text)
+            self._tail += [text] if text else []
             return []
         whole = "".join(self._tail) + head + newline
         self._tail = [tail] if tail else []

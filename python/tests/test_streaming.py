@@ -9,6 +9,7 @@ import gc
 import linecache
 import random
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,23 @@ def test_nothing_is_left_of_an_executor_that_is_gone() -> None:
         gc.collect()
         assert module not in sys.modules
         assert file not in linecache.cache
+
+    run(body())
+
+
+def test_an_executor_that_its_namespace_refers_to_ends_when_it_is_closed() -> None:
+    class Agent:
+        executor: StreamingPythonExecutor
+
+    async def body() -> None:
+        agent = Agent()
+        agent.executor = StreamingPythonExecutor(namespace={"agent": agent})
+        await agent.executor.add_chunk("x = agent.executor.response\n")
+        agent.executor.close()
+        gone = weakref.ref(agent)
+        del agent
+        gc.collect()
+        assert gone() is None
 
     run(body())
 

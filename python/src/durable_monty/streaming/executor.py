@@ -283,6 +283,11 @@ class StreamingPythonExecutor:
             # A loop that the store stopped between two passes is still under way.
             await self._save(None if self._loop is None else self._in_flight(self._queue[0]))
 
+    def close(self) -> None:
+        """Takes the module of the code out of `sys.modules`, which an executor that nobody has any
+        more does itself. Only one that its own namespace refers to has to be closed."""
+        self._program.close()
+
     def restore_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Puts this executor, which has run nothing yet, where a checkpoint was saved.
 

@@ -95,7 +95,10 @@ class Program:
         self._shown: set[str] = set()
         # Where dataclasses and typing look for the module of a class.
         sys.modules[self.name] = self._module
-        weakref.finalize(self, _forget, self.name, self.namespace, self._shown)
+        self.close = weakref.finalize(
+            self, _forget, self.name, weakref.ref(self._module), self._shown
+        )
+        """Takes the module and the lines of its code back; so it ends when nobody has it."""
 
     def file(self, response: int) -> str:
         """What the code of a response is called in tracebacks."""
@@ -167,9 +170,9 @@ class Program:
             self._flags |= code.co_flags & _FUTURES
 
 
-def _forget(name: str, namespace: dict[str, Any], files: set[str]) -> None:
-    module = sys.modules.get(name)
-    if module is not None and vars(module) is namespace:
+def _forget(name: str, module: weakref.ref[types.ModuleType], files: set[str]) -> None:
+    # Not if another of the same name has come since.
+    if sys.modules.get(name, _forget) is module():
         del sys.modules[name]
         for file in files:
             linecache.cache.pop(file, None)

@@ -81,6 +81,22 @@ def test_a_fork_goes_on_from_a_checkpoint_with_another_result(
     assert service.get_result(execution) == 31
 
 
+def test_a_fork_goes_on_with_other_variables(service: OrchestratorService, serve: Serve) -> None:
+    with serve():
+        execution = ended(service)
+        fork = service.fork(execution, at=1, variables={"1.0.factor": 100})
+        assert service.result(fork, PATIENCE_S) == 121
+        assert service.checkpoint(fork, 2).stacks[1][0].variables["factor"] == 100
+        tuples = service.fork(execution, variables={"pair": ({1}, None)})
+        assert service.checkpoint(tuples).variables["pair"] == ({1}, None)
+    with pytest.raises(InvalidWorkflow, match=r"1\.0\.factor .* or 2\.0\.factor"):
+        service.fork(execution, 1, variables={"factor": 1})
+    with pytest.raises(InvalidWorkflow, match="did you mean 'factor'"):
+        service.fork(execution, 1, variables={"factr": 1})
+    with pytest.raises(TypeError):
+        service.fork(execution, 1, variables={"1.0.factor": object()})
+
+
 def test_a_restored_execution_is_cancelled_and_another_goes_on(
     service: OrchestratorService, serve: Serve
 ) -> None:
@@ -121,6 +137,8 @@ def test_coroutines_do_the_same(service: OrchestratorService, serve: Serve) -> N
         assert (await a_service.checkpoint(execution, first.number)).waiting_lines == [4, 6]
         fork = await a_service.fork(execution, first.number, results={0: 5})
         assert await a_service.result(fork, PATIENCE_S) == 71
+        fork = await a_service.fork(execution, first.number, variables={"2.0.factor": 100})
+        assert await a_service.result(fork, PATIENCE_S) == 211
         restored = await a_service.restore(execution, first.number)
         assert await a_service.result(restored, PATIENCE_S) == 31
 

@@ -338,6 +338,10 @@ pub(crate) enum Checkpoints {
         /// What a call comes to that is waited for there; repeatable
         #[arg(long, value_name = "CALL=JSON")]
         result: Vec<String>,
+        /// A variable and its value there, as in total=5, scale.total=5 (of the function), or
+        /// 1.0.total=5 (of the second task's outermost function); repeatable
+        #[arg(long, value_name = "NAME=JSON")]
+        set: Vec<String>,
     },
     /// Cancel the execution if it has not ended, and go on from one of them with another, whose id
     /// is printed

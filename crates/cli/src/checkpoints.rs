@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result};
 use durable::{
     Call, Config, Definition, Engine, Error, Isolation, Location, Outcome, Payload,
-    checkpoints::{self, Change, Checkpoint, Inspection},
+    checkpoints::{self, Assignment, Change, Checkpoint, Edits, Inspection},
 };
 use durable_server::views::{CheckpointView, InspectedCheckpointView, instant};
 
@@ -27,7 +27,7 @@ pub(crate) fn checkpoints(url: &str, command: &Checkpoints) -> Result<Exit> {
         Checkpoints::List { id, json } => list(url, id, *json),
         Checkpoints::Show { id, at, json } => show(url, id, *at, *json),
         Checkpoints::Diff { id, from, to } => diff(url, id, *from, *to),
-        Checkpoints::Fork { id, at, result } => fork(url, id, *at, result),
+        Checkpoints::Fork { id, at, result, set } => fork(url, id, *at, result, set),
         Checkpoints::Restore { id, at } => restore(url, id, *at),
     }
 }
@@ -60,7 +60,10 @@ fn list(url: &str, id: &str, is_json: bool) -> Result<Exit> {
         return Ok(Exit::Done);
     }
     let rows: Vec<_> = all.iter().map(row).collect();
-    text::print(&text::table(&["CHECKPOINT", "TIME", "EVENT", "WAITS FOR", "LABEL"], &rows))?;
+    text::print(&text::table(
+        &["CHECKPOINT", "TIME", "EVENT", "WAITS FOR", "LABEL", "SET"],
+        &rows,
+    ))?;
     Ok(Exit::Done)
 }
 
@@ -72,7 +75,14 @@ fn row(checkpoint: &Checkpoint) -> Vec<String> {
         checkpoint.sequence.to_string(),
         short(&waits.join(", "), 60),
         checkpoint.label.clone().unwrap_or_default(),
+        short(&checkpoint.set.iter().map(assigned).collect::<Vec<_>>().join(", "), 60),
     ]
+}
+
+/// A variable that was set, in the form that `--set` takes.
+fn assigned(assignment: &Assignment) -> String {
+    let Assignment { function, name, value, .. } = assignment;
+    format!("{function}.{name}={}", value.as_str())
 }
 
 fn describe(call: &Call) -> String {
@@ -103,6 +113,9 @@ fn plain(checkpoint: &Checkpoint, definition: &Definition, seen: &Inspection) ->
     );
     if let Some(label) = &checkpoint.label {
         let _ = writeln!(text, "label       {label}");
+    }
+    for assignment in &checkpoint.set {
+        let _ = writeln!(text, "set         {}", short(&assigned(assignment), MAX_CHARS));
     }
     let lines: Vec<_> = definition.source.lines().collect();
     let waiting = seen.stacks.iter().filter_map(|stack| stack.last());
@@ -149,6 +162,9 @@ fn diff(url: &str, id: &str, from: u32, to: u32) -> Result<Exit> {
         tell('-', change.before.as_ref());
         tell('+', change.after.as_ref());
     }
+    for assignment in &diff.set {
+        let _ = writeln!(text, "  {} was set", short(&assigned(assignment), MAX_CHARS));
+    }
     for (call, outcome) in &diff.ended {
         let came_to = match outcome {
             Outcome::Completed(result) => short(result.as_str(), MAX_CHARS),
@@ -169,22 +185,39 @@ fn place(change: &Change) -> String {
     }
 }
 
-fn fork(url: &str, id: &str, at: Option<u32>, results: &[String]) -> Result<Exit> {
-    let engine = database::open(url)?;
+fn fork(
+    url: &str,
+    id: &str,
+    at: Option<u32>,
+    results: &[String],
+    variables: &[String],
+) -> Result<Exit> {
+    // Whether the program takes the values is known only to what runs it.
+    let engine = if variables.is_empty() { database::open(url)? } else { open(url)? };
     let checkpoint = find(&engine, id, at)?;
     let limit =
         usize::try_from(checkpoints::definition(&engine, &checkpoint)?.limits.max_payload_bytes);
+    let limit = limit.unwrap_or(usize::MAX);
     let results = results.iter().map(|result| {
         let (call, value) = result
             .split_once('=')
             .with_context(|| format!("--result {result}: give CALL=JSON, as in --result 3=null"))?;
         let call =
             call.trim().parse().with_context(|| format!("{call:?} is no number of a call"))?;
-        let value = Payload::parse(value, limit.unwrap_or(usize::MAX))?;
-        Ok((call, Outcome::Completed(value)))
+        Ok((call, Outcome::Completed(Payload::parse(value, limit)?)))
     });
-    let results = results.collect::<Result<Vec<_>>>()?;
-    let fork = checkpoints::fork(&engine, &checkpoint, &results)?;
+    let variables = variables.iter().map(|set| {
+        let (name, value) = set
+            .split_once('=')
+            .with_context(|| format!("--set {set}: give NAME=JSON, as in --set 'name=\"Ann\"'"))?;
+        let value = Payload::parse(value, limit).with_context(|| format!("--set {set:.100}"))?;
+        Ok((name.trim().to_owned(), value))
+    });
+    let edits = Edits {
+        results: results.collect::<Result<_>>()?,
+        variables: variables.collect::<Result<_>>()?,
+    };
+    let fork = checkpoints::fork(&engine, &checkpoint, &edits)?;
     text::print(&format!("{fork}\n"))?;
     text::say(&format!(
         "it goes on from checkpoint {}: a worker takes it up, or `durable resume {fork}`",

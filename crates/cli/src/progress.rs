@@ -113,6 +113,7 @@ impl Progress {
                     | Event::AgentResponded { .. }
                     | Event::CallRetrying { .. }
                     | Event::Printed { .. }
+                    | Event::VariablesSet { .. }
                     | Event::ExecutionPaused { .. }
                     | Event::ExecutionResumed
                     | Event::ExecutionCompleted { .. }

@@ -1,6 +1,8 @@
 //! The journal's entries.
 
-use crate::{CallId, Command, ExecutionId, Failure, NewCall, Outcome, Payload, Request, UnixMs};
+use crate::{
+    Assignment, CallId, Command, ExecutionId, Failure, NewCall, Outcome, Payload, Request, UnixMs,
+};
 
 /// One thing that happened to an execution.
 ///
@@ -75,6 +77,12 @@ pub enum Event {
     Printed {
         /// What, standard output and error together.
         text: String,
+    },
+    /// An operator gave variables of the waiting program other values. Nothing else happens in the
+    /// transition.
+    VariablesSet {
+        /// Which, and their values.
+        variables: Vec<Assignment>,
     },
     /// An operator paused the execution, or the engine parked it.
     ExecutionPaused {
@@ -223,6 +231,7 @@ impl Event {
             | Self::AgentResponded { .. }
             | Self::CallRetrying { .. }
             | Self::Printed { .. }
+            | Self::VariablesSet { .. }
             | Self::ExecutionPaused { .. }
             | Self::ExecutionResumed
             | Self::ExecutionCompleted { .. }

@@ -24,3 +24,18 @@ pub struct Frame {
     /// `{"$py:repr": …}` with a few words.
     pub variables: BTreeMap<String, Payload>,
 }
+
+/// A variable that is given another value while its program waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The task it belongs to, as a place in [`Inspection::stacks`].
+    pub task: u32,
+    /// The frame it belongs to, as a place in the stack of the task, from 0 for the outermost.
+    pub depth: u32,
+    /// The frame's function: what stands at this place in another state is not meant.
+    pub function: String,
+    /// Its name.
+    pub name: String,
+    /// Its new value.
+    pub value: Payload,
+}

@@ -29,7 +29,7 @@ pub use error::{Error, Result};
 pub use event::{CHECKPOINT, Call, Event, Recorded, Retried};
 pub use failure::{Failure, Outcome};
 pub use ids::{CallId, ExecutionId, Lease, Owner, ProgramId, UnixMs};
-pub use inspection::{Frame, Inspection};
+pub use inspection::{Assignment, Frame, Inspection};
 pub use limits::Limits;
 pub use payload::Payload;
 pub use program::{

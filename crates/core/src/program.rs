@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    CHECKPOINT, CallId, Error, ExecutionId, Failure, Inspection, Limits, Outcome, Payload,
-    ProgramId, Result, RetryPolicy, UnixMs,
+    Assignment, CHECKPOINT, CallId, Error, ExecutionId, Failure, Inspection, Limits, Outcome,
+    Payload, ProgramId, Result, RetryPolicy, UnixMs,
 };
 
 /// A workflow's source with the functions it may call and its limits.
@@ -263,11 +263,13 @@ pub enum Base {
     Live(StateToken),
 }
 
-/// Results that are applied together, in one go.
-#[derive(Debug, Clone)]
+/// What is applied together, in one go: the variables first.
+#[derive(Debug, Clone, Default)]
 pub struct Group {
-    /// What the program's clock says while they are applied.
+    /// What the program's clock says meanwhile.
     pub now_ms: UnixMs,
+    /// The variables that are given other values.
+    pub variables: Vec<Assignment>,
     /// The results, in journal order. Every call named is open.
     pub results: Vec<(CallId, Outcome)>,
 }

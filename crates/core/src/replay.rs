@@ -30,7 +30,7 @@ pub fn started(journal: &[Recorded]) -> Option<(u64, UnixMs)> {
     })
 }
 
-/// The results in a stretch of journal, grouped as they were applied: one group a transition.
+/// What a stretch of journal told the program, grouped as it was applied: one group a transition.
 ///
 /// ```
 /// use durable_core::{Event, Recorded, replay};
@@ -43,15 +43,21 @@ pub fn started(journal: &[Recorded]) -> Option<(u64, UnixMs)> {
 pub fn groups(journal: &[Recorded]) -> Vec<Group> {
     let mut groups: Vec<(u64, Group)> = Vec::new();
     for recorded in told(journal) {
-        let Some(result) = recorded.event.outcome() else { continue };
-        match groups.last_mut() {
-            Some((transition, group)) if *transition == recorded.transition => {
-                group.results.push(result);
-            }
-            _ => groups.push((
-                recorded.transition,
-                Group { now_ms: recorded.at_ms, results: vec![result] },
-            )),
+        let result = recorded.event.outcome();
+        let variables = match &recorded.event {
+            Event::VariablesSet { variables } => variables.as_slice(),
+            _ => &[],
+        };
+        if result.is_none() && variables.is_empty() {
+            continue;
+        }
+        if groups.last().is_none_or(|(transition, _)| *transition != recorded.transition) {
+            let group = Group { now_ms: recorded.at_ms, ..Group::default() };
+            groups.push((recorded.transition, group));
+        }
+        if let Some((_, group)) = groups.last_mut() {
+            group.results.extend(result);
+            group.variables.extend_from_slice(variables);
         }
     }
     groups.into_iter().map(|(_, group)| group).collect()

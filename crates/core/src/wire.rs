@@ -67,6 +67,9 @@ pub fn encode(event: &Event) -> Wire {
         }
         Event::TimerFired { call } => wire("TIMER_FIRED", json!({ "call": call })),
         Event::Printed { text } => wire("PROGRAM_PRINTED", json!({ "text": text })),
+        Event::VariablesSet { variables } => {
+            wire("VARIABLES_SET", json!({ "variables": variables }))
+        }
         Event::ExecutionPaused { reason } => wire("EXECUTION_PAUSED", json!({ "reason": reason })),
         Event::ExecutionResumed => wire("EXECUTION_RESUMED", json!({})),
         Event::ExecutionCompleted { .. } => wire("EXECUTION_COMPLETED", json!({})),
@@ -99,6 +102,7 @@ pub fn encode_whole(event: &Event) -> Wire {
         | Event::CallRetrying { .. }
         | Event::TimerFired { .. }
         | Event::Printed { .. }
+        | Event::VariablesSet { .. }
         | Event::ExecutionPaused { .. }
         | Event::ExecutionResumed
         | Event::ExecutionCancelled { .. } => {}
@@ -299,6 +303,7 @@ pub fn decode(event_type: &str, payload: &Value, rows: &dyn Rows) -> Result<Even
         },
         "TIMER_FIRED" => Event::TimerFired { call: fields.call()? },
         "PROGRAM_PRINTED" => Event::Printed { text: fields.text("text")? },
+        "VARIABLES_SET" => Event::VariablesSet { variables: fields.list("variables", read)? },
         "EXECUTION_PAUSED" => Event::ExecutionPaused { reason: fields.text("reason")? },
         "EXECUTION_RESUMED" => Event::ExecutionResumed,
         "EXECUTION_COMPLETED" => match rows.output() {

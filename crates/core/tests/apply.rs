@@ -1,8 +1,8 @@
 //! Every status meets every event, and what comes of it is written down here.
 
 use durable_core::{
-    Call, Command, Event, Execution, ExecutionId, Failure, FunctionOptions, NewCall, Payload,
-    Position, Request, Retried, Status, apply,
+    Assignment, Call, Command, Event, Execution, ExecutionId, Failure, FunctionOptions, NewCall,
+    Payload, Position, Request, Retried, Status, apply,
 };
 
 /// An execution in a status. Those that are under way have call 1 (attempt 1), timer 2 and step 3
@@ -64,6 +64,11 @@ fn timer(id: u32, order: u32) -> Call {
     Call { new: NewCall { id, request, position }, order, group: 1, attempt: 1, due_ms: Some(10) }
 }
 
+fn assignment() -> Assignment {
+    let (function, name) = ("<module>".into(), "x".into());
+    Assignment { task: 0, depth: 0, function, name, value: Payload::null() }
+}
+
 /// One event of each kind, made to fit an execution with call 1, timer 2 and step 3 open; `order` is the
 /// number the next call gets.
 fn events(order: u32) -> Vec<(&'static str, Event)> {
@@ -84,6 +89,8 @@ fn events(order: u32) -> Vec<(&'static str, Event)> {
         ("call failed", Event::CallFailed { call: 1, attempt: 1, failure: failure() }),
         ("fired", Event::TimerFired { call: 2 }),
         ("printed", Event::Printed { text: "x".into() }),
+        ("set", Event::VariablesSet { variables: vec![assignment()] }),
+        ("set nothing", Event::VariablesSet { variables: Vec::new() }),
         ("paused", Event::ExecutionPaused { reason: String::new() }),
         ("resumed", Event::ExecutionResumed),
         ("completed", Event::ExecutionCompleted { output: result }),
@@ -112,7 +119,7 @@ fn expected(status: Status, event: &str) -> Option<Status> {
         (
             Waiting,
             "invoked" | "responded" | "requested" | "timer" | "retrying" | "call completed"
-            | "call failed" | "fired" | "printed",
+            | "call failed" | "fired" | "printed" | "set",
         ) => Some(Waiting),
         (Running | Waiting, "paused") => Some(Paused),
         (Paused, "retrying" | "invoked" | "responded") => Some(Paused),

@@ -1,8 +1,9 @@
 //! Random lives: whatever happens to an execution, folding its journal gives its state.
 
 use durable_core::{
-    Draft, End, Event, Execution, ExecutionId, Failure, FunctionOptions, Lease, NewCall, Outcome,
-    Owner, Payload, Position, Reached, Recorded, Request, RetryPolicy, Status, replay,
+    Assignment, Draft, End, Event, Execution, ExecutionId, Failure, FunctionOptions, Lease,
+    NewCall, Outcome, Owner, Payload, Position, Reached, Recorded, Request, RetryPolicy, Status,
+    replay,
 };
 use proptest::prelude::*;
 
@@ -18,6 +19,7 @@ enum Step {
     Retry {
         pick: usize,
     },
+    Set,
     Pause,
     Resume,
     Cancel,
@@ -34,6 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (any::<usize>(), any::<bool>(), 0..4_u8, prop::bool::weighted(0.1))
             .prop_map(|(pick, fails, asks_for, ends)| Step::Close { pick, fails, asks_for, ends }),
         2 => any::<usize>().prop_map(|pick| Step::Retry { pick }),
+        1 => Just(Step::Set),
         1 => Just(Step::Pause),
         1 => Just(Step::Resume),
         1 => prop::bool::weighted(0.1).prop_map(|_| Step::Cancel),
@@ -93,6 +96,11 @@ fn pick(state: &Execution, pick: usize) -> Option<u32> {
     (!open.is_empty()).then(|| *open[pick % open.len()])
 }
 
+fn assignment() -> Assignment {
+    let (function, name) = ("<module>".into(), "total".into());
+    Assignment { task: 0, depth: 0, function, name, value: Payload::trusted("5") }
+}
+
 fn live(steps: Vec<Step>) -> Life {
     let state = Execution::scheduled(ExecutionId::new(0, [3; 10]));
     let mut life = Life { state, journal: Vec::new(), next_call: 0 };
@@ -147,6 +155,7 @@ fn live(steps: Vec<Step>) -> Life {
                 }
                 Err(_) => false,
             },
+            Step::Set => draft.push(Event::VariablesSet { variables: vec![assignment()] }).is_ok(),
             Step::Pause => draft.push(Event::ExecutionPaused { reason: String::new() }).is_ok(),
             Step::Resume => draft.push(Event::ExecutionResumed).is_ok(),
             Step::Cancel => draft.push(Event::ExecutionCancelled { reason: String::new() }).is_ok(),
@@ -255,6 +264,28 @@ fn a_replay_that_asks_for_something_else_is_shown_with_both_lists() {
     assert!(replay::verify(&journaled, &same[..2]).is_err());
     life.journal.clear();
     assert!(replay::groups(&life.journal).is_empty());
+}
+
+#[test]
+fn variables_that_were_set_are_told_in_their_place() {
+    let mut life = live(Vec::new());
+    let close = |call| {
+        move |_: &mut Life, draft: &mut Draft| {
+            draft.close_call(call, 1, Outcome::Completed(Payload::null())).is_ok()
+        }
+    };
+    life.transition(1, close(1));
+    life.transition(2, |_, draft| {
+        draft.push(Event::VariablesSet { variables: vec![assignment()] }).is_ok()
+    });
+    life.transition(3, close(3));
+    let groups = replay::groups(&life.journal);
+    let told: Vec<_> = groups
+        .iter()
+        .map(|group| (group.now_ms, group.variables.len(), group.results.len()))
+        .collect();
+    assert_eq!(told, [(1, 0, 1), (2, 1, 0), (3, 0, 1)]);
+    assert_eq!(groups[1].variables, [assignment()]);
 }
 
 #[test]

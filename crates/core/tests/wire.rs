@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use durable_core::{
-    Call, CallId, Event, Failure, FunctionOptions, NewCall, Outcome, Payload, Position, Request,
-    Retried,
+    Assignment, Call, CallId, Event, Failure, FunctionOptions, NewCall, Outcome, Payload, Position,
+    Request, Retried,
     wire::{self, Rows},
 };
 use proptest::prelude::*;
@@ -103,6 +103,15 @@ fn one_of_each() -> Vec<Event> {
             metadata: Some(Payload::trusted(r#"{"model":"m","usage":{"input_tokens":3}}"#)),
         },
         Event::AgentResponded { call: 5, attempt: 1, agent: "x".into(), metadata: None },
+        Event::VariablesSet {
+            variables: vec![Assignment {
+                task: 1,
+                depth: 0,
+                function: "scale".into(),
+                name: "total".into(),
+                value: Payload::trusted(r#"{"z":1.0,"a":[2]}"#),
+            }],
+        },
     ]
 }
 
@@ -169,6 +178,8 @@ fn what_can_not_be_read_is_refused_by_name() {
         ("EXECUTION_STARTED", "{\"seed\":5}"),
         ("EXECUTION_COMPLETED", "{}"),
         ("STEP_RETRYING", "{\"call\":1,\"attempt\":1,\"due_ms\":1}"),
+        ("VARIABLES_SET", "{}"),
+        ("VARIABLES_SET", "{\"variables\":[{\"task\":0}]}"),
         ("EXECUTION_RETRIED", "{}"),
         ("EXECUTION_RETRIED", "{\"calls\":[{\"call\":1}],\"again\":[],\"dropped\":[]}"),
     ] {

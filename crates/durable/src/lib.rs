@@ -35,21 +35,26 @@ pub use durable_core::{
 /// An execution is looked into, and another one goes on from there:
 ///
 /// ```
-/// use durable::{Durable, FunctionError, Workflow, checkpoints};
+/// use durable::{Durable, FunctionError, Payload, Workflow, checkpoints::{self, Edits}};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # durable::run_worker_if_asked();
 /// let durable = Durable::builder("memory:")
 ///     .isolation(durable::Isolation::Thread)
 ///     .function("double", |(x,): (i64,)| async move { Ok::<_, FunctionError>(2 * x) })
 ///     .open()?;
-/// let id = durable.start(&Workflow::new("a = await double(2)\nawait double(a)"))?;
-/// assert_eq!(durable.result::<i64>(id)?, 8);
+/// let id = durable.start(&Workflow::new("a = await double(2)\na + await double(a)"))?;
+/// assert_eq!(durable.result::<i64>(id)?, 12);
 /// let engine = durable.engine();
 /// let second = &checkpoints::list(engine, id)?[1];
 /// let seen = checkpoints::inspect(engine, second)?;
 /// assert_eq!(seen.stacks[0][0].variables["a"].as_str(), "4");
-/// let fork = checkpoints::fork(engine, second, &[])?;
-/// assert_eq!(durable.result::<i64>(fork)?, 8);
+/// let call = second.waits_for[0].id();
+/// let edits = Edits {
+///     results: vec![(call, durable::Outcome::Completed(Payload::parse("5", 100)?))],
+///     variables: vec![("a".to_owned(), Payload::parse("10", 100)?)],
+/// };
+/// let fork = checkpoints::fork(engine, second, &edits)?;
+/// assert_eq!(durable.result::<i64>(fork)?, 15);
 /// # Ok(())
 /// # }
 /// ```

@@ -11,8 +11,8 @@ use durable::{
     portable::{Copied, CopyPlan, Imported, Portable, copy, copy_tokens, discard},
 };
 use durable_core::{
-    Advance, AdvanceDone, Call, Definition, Draft, End, Event, Execution, FunctionOptions, Lease,
-    NewCall, Owner, Position, Reached, Request, Runner, replay,
+    Advance, AdvanceDone, Assignment, Call, Definition, Draft, End, Event, Execution,
+    FunctionOptions, Lease, NewCall, Owner, Position, Reached, Request, Runner, replay,
 };
 use durable_engine::Parts;
 use durable_store::{
@@ -156,6 +156,15 @@ impl<'a> Life<'a> {
                     draft.push(Event::ExecutionCompleted { output: Payload::trusted("1.0") })
                 })
             }
+            _ if count == 2 => draft.push(Event::VariablesSet {
+                variables: vec![Assignment {
+                    task: 0,
+                    depth: 1,
+                    function: "f".into(),
+                    name: "x".into(),
+                    value: Payload::trusted(r#"{"z": 1.50, "a": 12345678901234567890123}"#),
+                }],
+            }),
             _ => return None,
         };
         let is_stuck = !draft.after.status.is_terminal() && draft.after.status == Status::Running;

@@ -4,13 +4,15 @@
 //! `await` that asked for something new is a checkpoint for as long as the execution is there, on
 //! every store, and also after it has ended.
 
+mod variables;
+
 use std::{collections::BTreeMap, ops::ControlFlow};
 
+pub use durable_core::{Assignment, Frame, Inspection};
 use durable_core::{
     Call, CallId, Definition, Error, Event, Execution, ExecutionId, Outcome, Payload, Recorded,
     Result, UnixMs, apply,
 };
-pub use durable_core::{Frame, Inspection};
 
 use crate::{
     Engine,
@@ -35,6 +37,19 @@ pub struct Checkpoint {
     pub waits_for: Vec<Call>,
     /// What the program called it: the argument of its `__checkpoint__(…)`.
     pub label: Option<String>,
+    /// The variables that were given other values there: see [`fork`].
+    pub set: Vec<Assignment>,
+}
+
+/// What a fork is given instead of what its original has.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Edits {
+    /// What calls come to that are waited for at the checkpoint.
+    pub results: Vec<(CallId, Outcome)>,
+    /// Variables of the program, and the values they get. A variable is named as in the source,
+    /// `total`. When several frames of what [`inspect`] shows have one of that name, the function
+    /// comes first, `scale.total`, or task and depth, counted from 0: `1.0.total`.
+    pub variables: Vec<(String, Payload)>,
 }
 
 impl Checkpoint {
@@ -109,7 +124,7 @@ pub fn last(engine: &Engine, id: ExecutionId) -> Result<Checkpoint> {
 /// # Errors
 /// As [`list`]; `Conflict` when the program does not get there any more.
 pub fn inspect(engine: &Engine, checkpoint: &Checkpoint) -> Result<Inspection> {
-    engine.inspect(checkpoint.execution, checkpoint.transition)
+    engine.inspect(checkpoint.execution, checkpoint.transition, &[])
 }
 
 /// The program that waits there.
@@ -128,6 +143,8 @@ pub struct Diff {
     pub variables: Vec<Change>,
     /// What the program was given on the way, in order.
     pub ended: Vec<(CallId, Outcome)>,
+    /// The variables that were set on the way, in order.
+    pub set: Vec<Assignment>,
 }
 
 /// A variable that differs between two checkpoints.
@@ -172,9 +189,17 @@ pub fn diff(engine: &Engine, from: &Checkpoint, to: &Checkpoint) -> Result<Diff>
     });
     let between = from.transition + 1..=to.transition;
     let journal = whole_journal(engine.store(), from.execution)?;
-    let given = journal.iter().filter(|recorded| between.contains(&recorded.transition));
-    let ended = given.filter_map(|recorded| recorded.event.outcome()).collect();
-    Ok(Diff { variables: variables.collect(), ended })
+    let mut diff = Diff { variables: variables.collect(), ended: Vec::new(), set: Vec::new() };
+    for recorded in journal {
+        if !between.contains(&recorded.transition) {
+            continue;
+        }
+        diff.ended.extend(recorded.event.outcome());
+        if let Event::VariablesSet { variables } = recorded.event {
+            diff.set.extend(variables);
+        }
+    }
+    Ok(diff)
 }
 
 /// The variables of all frames, by task, depth, function and name.
@@ -191,18 +216,18 @@ fn variables(seen: Inspection) -> BTreeMap<(usize, usize, String, String), Paylo
 }
 
 /// Starts a new execution that goes on from a checkpoint of another, which stays as it is. Its
-/// journal begins with the other's. `results` are what calls come to that it waits for there.
+/// journal begins with the other's. Variables that are set come next in it, and are a checkpoint of
+/// their own; results lie in its inbox.
 ///
-/// Calls of the fork have idempotency keys of their own.
+/// Calls of the fork have idempotency keys of their own. Those it waits for were asked for before
+/// the variables were set, and keep their arguments.
 ///
 /// # Errors
-/// As [`list`]; `Invalid` for a result of a call that is not waited for there.
-pub fn fork(
-    engine: &Engine,
-    checkpoint: &Checkpoint,
-    results: &[(CallId, Outcome)],
-) -> Result<ExecutionId> {
-    for (call, _) in results {
+/// As [`list`]; `Invalid` for a result of a call that is not waited for there, for a variable that
+/// is not there or is one of several, and for a value that can't be one; `Conflict` when the
+/// program does not get there any more, or can't take the values.
+pub fn fork(engine: &Engine, checkpoint: &Checkpoint, edits: &Edits) -> Result<ExecutionId> {
+    for (call, _) in &edits.results {
         if !checkpoint.waits_for.iter().any(|open| open.id() == *call && !open.is_timer()) {
             let open: Vec<_> =
                 checkpoint.waits_for.iter().map(|call| call.id().to_string()).collect();
@@ -213,8 +238,9 @@ pub fn fork(
             )));
         }
     }
+    let set = variables::find(engine, checkpoint, &edits.variables)?;
     let fork = engine.new_id();
-    Portable::fork(engine, checkpoint, fork, results)?.import(engine)?;
+    Portable::fork(engine, checkpoint, fork, &edits.results, set)?.import(engine)?;
     Ok(fork)
 }
 
@@ -225,7 +251,7 @@ pub fn fork(
 /// As [`fork`].
 pub fn restore(engine: &Engine, checkpoint: &Checkpoint) -> Result<ExecutionId> {
     let id = checkpoint.execution;
-    let fork = fork(engine, checkpoint, &[])?;
+    let fork = fork(engine, checkpoint, &Edits::default())?;
     if !engine.execution(id)?.status.is_terminal() {
         let reason = format!("restored to checkpoint {}: {fork} goes on", checkpoint.number);
         match engine.cancel(id, &reason) {
@@ -248,14 +274,17 @@ fn of_journal(
     let mut number = 0;
     for transition in transitions(journal) {
         let mut asked = Vec::new();
+        let mut set = Vec::new();
         for recorded in transition {
             apply(&mut state, &recorded.event)?;
-            if let Event::CallRequested(call) | Event::TimerStarted(call) = &recorded.event {
-                asked.push(call);
+            match &recorded.event {
+                Event::CallRequested(call) | Event::TimerStarted(call) => asked.push(call),
+                Event::VariablesSet { variables } => set.extend_from_slice(variables),
+                _ => {}
             }
         }
         let (Some(last), false) = (transition.last(), state.status.is_terminal()) else { continue };
-        if asked.is_empty() {
+        if asked.is_empty() && set.is_empty() {
             continue;
         }
         number += 1;
@@ -270,6 +299,7 @@ fn of_journal(
             at_ms: last.at_ms,
             label: asked.iter().find_map(|call| call.checkpoint_label()),
             waits_for: state.open_calls.values().cloned().collect(),
+            set,
         };
         if look(checkpoint).is_break() {
             break;

@@ -6,8 +6,8 @@ use std::{
 };
 
 use durable_core::{
-    Advance, Base, CallId, Definition, Draft, Error, ExecutionId, Inspection, Lease, Outcome,
-    Owner, Payload, Program, Result, Runner, StateToken, Status, UnixMs, replay,
+    Advance, Assignment, Base, CallId, Definition, Draft, Error, ExecutionId, Group, Inspection,
+    Lease, Outcome, Owner, Payload, Program, Result, Runner, StateToken, Status, UnixMs, replay,
 };
 use durable_store::{Control, ExecutionRecord, Labels, NewExecution, Store, Write, Written};
 use parking_lot::{Mutex, RwLock};
@@ -385,14 +385,20 @@ impl Engine {
         Ok(stored.program)
     }
 
-    /// The call stacks and variables of a program as they were after a transition.
+    /// The call stacks and variables of a program as they were after a transition, once `variables`
+    /// were given other values.
     ///
     /// The program is run again against its journal up to there; the execution is left alone.
     ///
     /// # Errors
     /// `NotFound`; `Conflict` when the program did not wait after it, or does not get there any
-    /// more; `Invalid` when programs of its kind can't be looked into.
-    pub fn inspect(&self, id: ExecutionId, transition: u64) -> Result<Inspection> {
+    /// more, or can't take the values; `Invalid` when programs of its kind can't be looked into.
+    pub fn inspect(
+        &self,
+        id: ExecutionId,
+        transition: u64,
+        variables: &[Assignment],
+    ) -> Result<Inspection> {
         let record = self.execution(id)?;
         let mut journal = whole_journal(&*self.shell.store, id)?;
         journal.retain(|recorded| recorded.transition <= transition);
@@ -400,12 +406,16 @@ impl Engine {
             Error::conflict(format!("execution {id} had not begun at transition {transition}"))
         })?;
         let program = self.program_of(&record)?;
+        let mut groups = replay::groups(&journal);
+        if !variables.is_empty() {
+            groups.push(Group { variables: variables.to_vec(), ..Group::default() });
+        }
         self.shell.runner.inspect(Advance {
             execution: id,
             program,
             dictionary: None,
             base: Base::Start { inputs: record.inputs, seed, now_ms },
-            groups: replay::groups(&journal),
+            groups,
             next: StateToken { epoch: 0, version: transition },
         })
     }

@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use durable_core::{CallId, Error, Execution, ExecutionId, Outcome, Result, Status, replay};
+use durable_core::{
+    Assignment, CallId, Error, Event, Execution, ExecutionId, Outcome, Recorded, Result, Status,
+    replay,
+};
 use durable_store::{ExecutionRecord, ListFilter, Loaded, Store, Write};
 
 use crate::{
@@ -77,17 +80,27 @@ impl Portable {
         Err(Error::conflict(format!("execution {id} goes on while it is read: pause it first")))
     }
 
-    /// What an execution was at a checkpoint, as another one. `results` are in its inbox.
+    /// What an execution was at a checkpoint, as another one. `results` are in its inbox, and
+    /// `variables` are set next.
     pub(crate) fn fork(
         engine: &Engine,
         checkpoint: &Checkpoint,
         id: ExecutionId,
         results: &[(CallId, Outcome)],
+        variables: Vec<Assignment>,
     ) -> Result<Self> {
         let record = engine.execution(checkpoint.execution)?;
         let program = engine.program_of(&record)?;
-        let journal = checkpoints::journal_until(engine, checkpoint)?;
+        let mut journal = checkpoints::journal_until(engine, checkpoint)?;
         let created_at_ms = id.made_at_ms();
+        if !variables.is_empty() {
+            journal.push(Recorded {
+                sequence: checkpoint.sequence + 1,
+                transition: checkpoint.transition + 1,
+                at_ms: created_at_ms,
+                event: Event::VariablesSet { variables },
+            });
+        }
         let loaded = Loaded {
             execution: Execution::scheduled(id),
             program: record.program.clone(),

@@ -20,7 +20,7 @@ use serde_json::{json, value::RawValue};
 
 use crate::{
     Engine, Start,
-    checkpoints::{self, Checkpoint},
+    checkpoints::{self, Checkpoint, Edits},
 };
 
 /// An open or closed session.
@@ -271,7 +271,7 @@ impl<'e> Session<'e> {
     /// `NotFound` when no such feed has ended.
     pub fn fork(&self, after: Option<u32>) -> Result<Self> {
         let checkpoint = self.checkpoint(after)?;
-        let id = checkpoints::fork(self.engine, &checkpoint, &[])?;
+        let id = checkpoints::fork(self.engine, &checkpoint, &Edits::default())?;
         Ok(Self { engine: self.engine, id })
     }
 
@@ -299,7 +299,8 @@ impl<'e> Session<'e> {
         }
         let last = found.last().map(|(number, _)| *number);
         let wanted = after.or(last);
-        let at = found.into_iter().find(|(number, _)| Some(*number) == wanted);
+        // The last one: variables may have been set while the session waited.
+        let at = found.into_iter().rfind(|(number, _)| Some(*number) == wanted);
         at.map(|(_, checkpoint)| checkpoint).ok_or_else(|| {
             Error::not_found(match last {
                 Some(last) => format!(

@@ -46,7 +46,8 @@ impl Execution {
 
     fn advance(&mut self, base: Base, results: Option<Outcomes>) -> End {
         let (sender, receiver) = mpsc::channel();
-        let groups = results.map(|results| Group { now_ms: 0, results }).into_iter().collect();
+        let groups =
+            results.map(|results| Group { results, ..Group::default() }).into_iter().collect();
         self.version += 1;
         let request = Advance {
             execution: ExecutionId::new(0, [1; 10]),

@@ -18,11 +18,13 @@
 //! | `program`, `session` | a compiled program; one execution of it on the interpreter |
 //! | `live`, `memory` | what a worker holds, and may hold |
 //! | `dictionary`, `snapshot` | states as they are stored |
+//! | `tree`, `inspect`, `edit` | the variables of a waiting program: looked at, and set |
 //! | [`value`] | Python values as JSON |
 //! | `validate` | static checks, with messages for the author |
 
 mod child;
 mod dictionary;
+mod edit;
 mod inspect;
 mod live;
 mod memory;
@@ -35,6 +37,7 @@ mod scheduler;
 mod session;
 mod snapshot;
 mod thread;
+mod tree;
 mod validate;
 pub mod value;
 mod worker;

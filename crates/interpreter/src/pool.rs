@@ -8,9 +8,9 @@ use std::{
 };
 
 use durable_core::{
-    Advance, AdvanceDone, Advanced, Base, End, Error, ExecutionId, Failure, FunctionOptions,
-    Inspection, Limits, NewCall, Outcome, Payload, Position, Program, Reached, Request, Result,
-    Runner, StateToken,
+    Advance, AdvanceDone, Advanced, Assignment, Base, End, Error, ExecutionId, Failure,
+    FunctionOptions, Inspection, Limits, NewCall, Outcome, Payload, Position, Program, Reached,
+    Request, Result, Runner, StateToken,
     seal::{SnapshotKey, StateOf},
 };
 use parking_lot::Mutex;
@@ -20,8 +20,8 @@ use crate::{
     process::{Death, WorkerCommand},
     programs::{Known, KnownDictionary, Programs},
     protocol::{
-        self, Bytes, ToWorker, WireAdvance, WireAnswer, WireBase, WireCall, WireEnd, WireFailure,
-        WireGroup, WireOutcome, WireReached, WireRequest, WireState,
+        self, Bytes, ToWorker, WireAdvance, WireAnswer, WireAssignment, WireBase, WireCall,
+        WireEnd, WireFailure, WireGroup, WireOutcome, WireReached, WireRequest, WireState,
     },
     scheduler::{Answer, Done, Job, Scheduler},
     session,
@@ -364,7 +364,11 @@ fn group(group: &durable_core::Group) -> WireGroup<'_> {
         };
         (*id, outcome)
     });
-    WireGroup { now_ms: group.now_ms, results: results.collect() }
+    let variables = group.variables.iter().map(|variable| {
+        let Assignment { task, depth, function, name, value } = variable;
+        WireAssignment { task: *task, depth: *depth, function, name, value: value.as_str() }
+    });
+    WireGroup { now_ms: group.now_ms, variables: variables.collect(), results: results.collect() }
 }
 
 /// What turns a worker's answer into the runner's.
@@ -386,7 +390,7 @@ impl Context {
             Answer::Advanced(WireAnswer::NotLive) | Answer::NotLive => Advanced::NotLive,
             Answer::TimedOut => stopped(session::time_limit(limits)),
             Answer::Killed(death) => stopped(killed(death, limits)),
-            Answer::Lost(why) => Advanced::Lost(why),
+            Answer::Advanced(WireAnswer::Lost(why)) | Answer::Lost(why) => Advanced::Lost(why),
             Answer::Validated(_) | Answer::Inspected(_) => {
                 Advanced::Lost("a worker answered another question".to_owned())
             }

@@ -13,7 +13,7 @@ use std::io::{self, Read};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Grows with every change of the types in this file.
-pub(crate) const PROTOCOL_VERSION: u32 = 3;
+pub(crate) const PROTOCOL_VERSION: u32 = 4;
 
 /// No frame is larger. Payloads, snapshots and sources have limits of their own well below.
 pub(crate) const MAX_FRAME_BYTES: usize = 1 << 30;
@@ -109,12 +109,24 @@ pub(crate) enum WireBase<'a> {
     Live(WireToken),
 }
 
-/// Results that are applied together.
+/// What is applied together; see `durable_core::Group`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct WireGroup<'a> {
     pub(crate) now_ms: i64,
     #[serde(borrow)]
+    pub(crate) variables: Vec<WireAssignment<'a>>,
+    #[serde(borrow)]
     pub(crate) results: Vec<(u32, WireOutcome<'a>)>,
+}
+
+/// See `durable_core::Assignment`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct WireAssignment<'a> {
+    pub(crate) task: u32,
+    pub(crate) depth: u32,
+    pub(crate) function: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) value: &'a str,
 }
 
 /// What came of a call.
@@ -149,6 +161,7 @@ pub(crate) enum WireAnswer<'a> {
     Reached(WireReached<'a>),
     NotLive,
     BadSnapshot(String),
+    Lost(String),
 }
 
 /// See `durable_core::Reached`.

@@ -108,10 +108,12 @@ impl Worker {
         let Some(mut program) = self.programs.remove(&advance.program) else {
             return Err("the program is unknown".to_owned());
         };
-        self.memory.begin(0, &program.definition.limits);
+        let limits = &program.definition.limits;
+        self.memory.begin(0, limits);
+        self.memory.widen(limits);
         let has_limit = self.memory.is_counted();
         let seen = catch_unwind(AssertUnwindSafe(|| {
-            match run(&mut program, None, advance, has_limit).1.halt {
+            match run(&mut program, None, advance, has_limit)?.1.halt {
                 Halt::Waiting(waiting) => waiting.inspect(&program),
                 Halt::Completed(_) => Err("the program has ended there".to_owned()),
                 Halt::Failed(failure) => {
@@ -144,13 +146,20 @@ impl Worker {
             Ok(restored) => restored,
             Err(answer) => return self.answer(*answer),
         };
+        if advance.groups.iter().any(|group| !group.variables.is_empty()) {
+            self.memory.widen(&program.definition.limits);
+        }
         let has_limit = self.memory.is_counted();
         let ran = catch_unwind(AssertUnwindSafe(|| run(program, restored, advance, has_limit)));
-        let (calls, last) = ran.unwrap_or_else(|panic| {
+        let ran = ran.unwrap_or_else(|panic| {
             let what = format!("the interpreter failed on this program: {}", text(panic));
             let halt = Halt::Failed(WireFailure::new("SystemError", what));
-            (vec![Vec::new()], Turn { halt, calls: Vec::new(), printed: String::new() })
+            Ok((vec![Vec::new()], Turn { halt, calls: Vec::new(), printed: String::new() }))
         });
+        let (calls, last) = match ran {
+            Ok(ran) => ran,
+            Err(why) => return self.answer(WireAnswer::Lost(why)),
+        };
         let printed = last.printed;
         let mut written = Written::None;
         let end = match last.halt {
@@ -278,12 +287,15 @@ fn expected_lists(advance: &WireAdvance<'_>) -> usize {
 }
 
 /// Runs all that was asked for; returns the calls of all turns but the last, and the last turn.
+///
+/// # Errors
+/// A sentence, when variables can't be set that were.
 fn run(
     program: &mut LoadedProgram,
     restored: Option<Waiting>,
     advance: &WireAdvance<'_>,
     has_memory_limit: bool,
-) -> (Vec<Vec<protocol::WireCall>>, Turn) {
+) -> Result<(Vec<Vec<protocol::WireCall>>, Turn), String> {
     let mut earlier = Vec::with_capacity(advance.groups.len());
     let mut turn = match (restored, &advance.base) {
         (Some(waiting), _) => {
@@ -302,15 +314,19 @@ fn run(
     for group in &advance.groups {
         let waiting = match turn.halt {
             Halt::Waiting(waiting) => waiting,
-            ended => return (earlier, Turn { halt: ended, ..turn }),
+            ended => return Ok((earlier, Turn { halt: ended, ..turn })),
         };
         if has_run {
             earlier.push(turn.calls);
         }
+        let waiting = match group.variables.as_slice() {
+            [] => waiting,
+            variables => waiting.set(variables)?,
+        };
         turn = session::resume(program, waiting, group);
         has_run = true;
     }
-    (earlier, turn)
+    Ok((earlier, turn))
 }
 
 fn text(panic: Box<dyn Any + Send>) -> String {

@@ -6,7 +6,7 @@ use axum::{extract::State, http::StatusCode, response::Response};
 use durable_core::{CallId, ExecutionId, Outcome};
 use durable_engine::{
     Engine,
-    checkpoints::{self, Checkpoint},
+    checkpoints::{self, Checkpoint, Edits},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -158,6 +158,11 @@ pub(crate) struct ForkRequest {
     #[serde(default)]
     #[schema(value_type = BTreeMap<String, serde_json::Value>)]
     results: BTreeMap<CallId, Box<RawValue>>,
+    /// Variables that get other values: by name, or, where several functions have one of this name,
+    /// by `function.name`, or by the places of task and function, as in `1.0.name`.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, serde_json::Value>)]
+    variables: BTreeMap<String, Box<RawValue>>,
 }
 
 impl ForkRequest {
@@ -168,8 +173,15 @@ impl ForkRequest {
             let value = check::payload(&what, Some(raw.as_ref()), max_bytes)?;
             Ok((*call, Outcome::Completed(value)))
         });
-        let results = results.collect::<durable_core::Result<Vec<_>>>()?;
-        checkpoints::fork(engine, checkpoint, &results)
+        let variables = self.variables.iter().map(|(name, raw)| {
+            let what = format!("the variable '{name}'");
+            Ok((name.clone(), check::payload(&what, Some(raw.as_ref()), max_bytes)?))
+        });
+        let edits = Edits {
+            results: results.collect::<durable_core::Result<_>>()?,
+            variables: variables.collect::<durable_core::Result<_>>()?,
+        };
+        checkpoints::fork(engine, checkpoint, &edits)
     }
 }
 
@@ -177,7 +189,7 @@ impl ForkRequest {
 ///
 /// The one it is taken from stays as it is. Calls of the new one have idempotency keys of their
 /// own; those that the checkpoint waits for are made again, unless `results` says what they come
-/// to.
+/// to. `variables` of the program get other values first.
 #[utoipa::path(post, path = "/executions/{id}/checkpoints/{number}/fork",
     operation_id = "fork_execution", tag = "checkpoints",
     params(("id" = String, Path, format = "uuid", description = "The execution"),

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use durable_core::{
-    Call, CallId, Definition, Event, Failure, Frame, Inspection, Outcome, Payload, Recorded,
-    Request, UnixMs, wire,
+    Assignment, Call, CallId, Definition, Event, Failure, Frame, Inspection, Outcome, Payload,
+    Recorded, Request, UnixMs, wire,
 };
 use durable_engine::checkpoints::{Change, Checkpoint, Diff};
 use durable_store::{CallRecord, ExecutionRecord, WorkerRecord};
@@ -276,6 +276,7 @@ fn details(event: &Event) -> Vec<(&'static str, Value)> {
         Event::CallFailed { failure, .. } | Event::ExecutionFailed { failure } => {
             vec![("error", failed(failure))]
         }
+        Event::VariablesSet { variables } => vec![("variables", assignments(variables))],
         Event::ExecutionCompleted { output } => vec![("output", json(output))],
         Event::ExecutionStarted { .. }
         | Event::AgentInvoked { .. }
@@ -288,6 +289,11 @@ fn details(event: &Event) -> Vec<(&'static str, Value)> {
         | Event::ExecutionCancelled { .. }
         | Event::ExecutionRetried(_) => Vec::new(),
     }
+}
+
+fn assignments(variables: &[Assignment]) -> Value {
+    let views: Vec<_> = variables.iter().map(AssignmentView::new).collect();
+    serde_json::to_value(views).unwrap_or_default()
 }
 
 /// A call or timer that is waited for.
@@ -315,6 +321,39 @@ impl OpenCallView {
     }
 }
 
+/// A variable that was given another value.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Assignment)]
+pub struct AssignmentView {
+    /// The number of its task's stack.
+    task: u32,
+    /// The function whose variable it is; `<module>` for the program's own text.
+    function: String,
+    /// Its frame's place in the stack, from 0 for the outermost.
+    depth: u32,
+    name: String,
+    #[schema(value_type = Value)]
+    value: Option<Box<RawValue>>,
+}
+
+impl AssignmentView {
+    fn new(assignment: &Assignment) -> Self {
+        let Assignment { task, depth, function, name, value } = assignment;
+        Self {
+            task: *task,
+            function: function.clone(),
+            depth: *depth,
+            name: name.clone(),
+            value: raw(value),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let value = self.value.as_ref().map_or(0, |value| value.get().len());
+        100 + self.function.len() + self.name.len() + value
+    }
+}
+
 /// A place at which an execution has waited.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Checkpoint)]
@@ -337,6 +376,8 @@ pub struct CheckpointView {
     waits_for: Vec<OpenCallView>,
     /// What the program called it with `__checkpoint__(…)`.
     label: Option<String>,
+    /// The variables that were set there, in a fork.
+    set: Vec<AssignmentView>,
 }
 
 impl CheckpointView {
@@ -351,12 +392,15 @@ impl CheckpointView {
             transition: checkpoint.transition,
             waits_for: checkpoint.waits_for.iter().map(OpenCallView::new).collect(),
             label: checkpoint.label.clone(),
+            set: checkpoint.set.iter().map(AssignmentView::new).collect(),
         }
     }
 
     /// About how many bytes its JSON has.
     pub(crate) fn bytes(&self) -> usize {
-        self.waits_for.iter().map(|call| 100 + call.name.len()).sum::<usize>() + 500
+        let calls = self.waits_for.iter().map(|call| 100 + call.name.len());
+        let set = self.set.iter().map(AssignmentView::bytes);
+        calls.chain(set).sum::<usize>() + 500
     }
 }
 
@@ -474,7 +518,9 @@ pub struct DiffView {
     variables: Vec<ChangeView>,
     /// What the program was given on the way, in order.
     ended: Vec<EndedCallView>,
-    /// Whether it was given more than stands there, because that is very large.
+    /// The variables that were set on the way, in order.
+    set: Vec<AssignmentView>,
+    /// Whether there was more on the way than stands there, because that is very large.
     more: bool,
 }
 
@@ -487,12 +533,18 @@ impl DiffView {
             Some(EndedCallView::new(*call, outcome))
         });
         let ended: Vec<_> = ended.collect();
+        let set = diff.set.iter().map(AssignmentView::new).map_while(|assignment| {
+            room = room.checked_sub(assignment.bytes())?;
+            Some(assignment)
+        });
+        let set: Vec<_> = set.collect();
         Self {
             from,
             to,
             variables: diff.variables.iter().map(ChangeView::new).collect(),
-            more: ended.len() < diff.ended.len(),
+            more: ended.len() < diff.ended.len() || set.len() < diff.set.len(),
             ended,
+            set,
         }
     }
 }

@@ -33,6 +33,9 @@ const MAX_LIVE_BYTES: usize = 128 << 20;
 /// returned, however many of them there are.
 const SMALL_STATE_BYTES: usize = 4 << 10;
 
+/// Why variables can't be set.
+const NO_VARIABLES: &str = "a step workflow has no variables that can be set";
+
 /// What a workflow's own thread may need at most: values nest at most 128 levels deep.
 const STACK_BYTES: usize = 8 << 20;
 
@@ -169,6 +172,9 @@ impl Runner for Steps {
     fn inspect(&self, request: Advance) -> Result<Inspection> {
         let program = Arc::clone(&request.program);
         let compiled = self.shared.compiled(&program)?;
+        if request.groups.iter().any(|group| !group.variables.is_empty()) {
+            return Err(Error::invalid(NO_VARIABLES));
+        }
         let Base::Start { inputs, .. } = &request.base else {
             return Err(Error::invalid("a step workflow is looked into from its start"));
         };
@@ -279,6 +285,9 @@ impl Shared {
                 }
             }
         };
+        if request.groups.iter().any(|group| !group.variables.is_empty()) {
+            return Advanced::Lost(NO_VARIABLES.to_owned());
+        }
         let mut calls = Vec::with_capacity(request.groups.len() + usize::from(is_start));
         let mut printed = String::new();
         let mut reach = Reach::Waits;

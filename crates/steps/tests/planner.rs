@@ -167,7 +167,7 @@ fn run(life: &Life, plan: &Plan, choices: &[usize]) -> Told {
             left[step] -= 1;
             results.push((call, Outcome::Completed(Payload::trusted(format!("{{\"c\":{call}}}")))));
         }
-        told.groups.push(Group { now_ms: 0, results });
+        told.groups.push(Group { results, ..Group::default() });
         let version = told.groups.len() as u64;
         let live = Base::Live(StateToken { epoch: 1, version });
         reached = life.advance(live, told.groups[told.groups.len() - 1..].to_vec(), version + 1);

@@ -150,7 +150,7 @@ impl PayloadTable {
                 number: "sequence",
                 word: "event_type",
                 condition: "event_type IN ('STEP_RETRYING', 'PROGRAM_PRINTED', \
-                            'EXECUTION_RETRIED', 'AGENT_RESPONSE')",
+                            'EXECUTION_RETRIED', 'AGENT_RESPONSE', 'VARIABLES_SET')",
                 columns: &[("event_payload", Kind::Json)],
             },
             Self::Snapshots => &Layout {

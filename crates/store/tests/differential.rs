@@ -8,8 +8,8 @@ mod support;
 use std::collections::BTreeMap;
 
 use durable_core::{
-    Call, CallId, Draft, End, Event, Execution, Failure, Lease, NewCall, Outcome, Owner, Payload,
-    Reached, Snapshot, UnixMs, replay,
+    Assignment, Call, CallId, Draft, End, Event, Execution, Failure, Lease, NewCall, Outcome,
+    Owner, Payload, Reached, Snapshot, UnixMs, replay,
 };
 use durable_store::{
     Control, ListFilter, Loaded, MemoryStore, MysqlOptions, MysqlStore, PostgresOptions,
@@ -93,6 +93,7 @@ enum Move {
     Close { nth: usize, succeeds: bool },
     TakeInbox,
     Retry { nth: usize },
+    Set,
     Pause,
     Resume,
     TakeControl,
@@ -143,6 +144,7 @@ fn a_move() -> impl Strategy<Value = Move> {
         5 => (0..4_usize, any::<bool>()).prop_map(|(nth, succeeds)| Move::Close { nth, succeeds }),
         3 => Just(Move::TakeInbox),
         2 => (0..4_usize).prop_map(|nth| Move::Retry { nth }),
+        1 => Just(Move::Set),
         1 => Just(Move::Pause),
         1 => Just(Move::Resume),
         1 => Just(Move::TakeControl),
@@ -403,6 +405,15 @@ fn make_move(draft: &mut Draft, view: &View, a_move: &Move, snapshot: bool, now_
             }),
             None => Ok(()),
         },
+        Move::Set => draft.push(Event::VariablesSet {
+            variables: vec![Assignment {
+                task: 0,
+                depth: 0,
+                function: "f".into(),
+                name: "x".into(),
+                value: Payload::trusted("[1]"),
+            }],
+        }),
         Move::Pause => draft.push(Event::ExecutionPaused { reason: "why not".into() }),
         Move::Resume => draft.push(Event::ExecutionResumed),
         Move::TakeControl => {

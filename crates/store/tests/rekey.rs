@@ -89,8 +89,8 @@ fn after_it_the_old_key_is_needed_by_nobody() {
         assert_eq!(stored(), as_stored);
         assert!(!counted.is_settled);
         // An input, three times two arguments, two results and two texts of a failure, a line that
-        // was printed, a snapshot; and the dictionary, which the first has stored.
-        let expected = BTreeMap::from([(String::new(), 14), ("one".to_owned(), 13)]);
+        // was printed, two variables, a snapshot; and the dictionary, which the first has stored.
+        let expected = BTreeMap::from([(String::new(), 16), ("one".to_owned(), 15)]);
         assert_eq!((counted.renewed, counted.refused), (expected.clone(), 0));
 
         let rekeyed = store.rekey(true, |_| {}).unwrap();

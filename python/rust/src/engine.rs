@@ -11,7 +11,7 @@ use durable::{
     Announcement, Definition, Durability, Durable, Duty, Engine as RustEngine, Error, ExecutionId,
     Failure, FunctionOptions, Isolation, Labels, Language, Limits, ListFilter, Outcome, Payload,
     PullQueue, Start, Status, WorkerCommand,
-    checkpoints::{self, Checkpoint},
+    checkpoints::{self, Checkpoint, Edits},
 };
 use parking_lot::Mutex;
 use pyo3::{
@@ -274,13 +274,14 @@ impl Engine {
         records::inspected(py, &checkpoint, &definition, &seen)
     }
 
-    #[pyo3(signature = (execution_id, number = None, results = BTreeMap::new()))]
+    #[pyo3(signature = (execution_id, number = None, results = BTreeMap::new(), variables = BTreeMap::new()))]
     fn fork(
         &self,
         py: Python<'_>,
         execution_id: &str,
         number: Option<u32>,
         results: BTreeMap<u32, String>,
+        variables: BTreeMap<String, String>,
     ) -> PyResult<String> {
         self.with(py, |engine| {
             let checkpoint = find(engine, execution_id, number)?;
@@ -289,8 +290,14 @@ impl Engine {
             let results = results.iter().map(|(call, result)| {
                 Ok((*call, Outcome::Completed(Payload::parse(result, max_bytes)?)))
             });
-            let results = results.collect::<durable::Result<Vec<_>>>()?;
-            Ok(checkpoints::fork(engine, &checkpoint, &results)?.to_string())
+            let variables = variables
+                .iter()
+                .map(|(name, value)| Ok((name.clone(), Payload::parse(value, max_bytes)?)));
+            let edits = Edits {
+                results: results.collect::<durable::Result<_>>()?,
+                variables: variables.collect::<durable::Result<_>>()?,
+            };
+            Ok(checkpoints::fork(engine, &checkpoint, &edits)?.to_string())
         })
     }
 

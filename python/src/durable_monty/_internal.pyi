@@ -142,6 +142,7 @@ class Engine:
         execution_id: str,
         number: int | None = None,
         results: Mapping[int, str] = ...,  # JSON by call
+        variables: Mapping[str, str] = ...,  # JSON by name
     ) -> str:
         """The id of a new execution that goes on from a checkpoint, by default the newest."""
     def restore(self, execution_id: str, number: int) -> str:

@@ -89,9 +89,12 @@ class AsyncOrchestratorService:
         at: int | None = None,
         *,
         results: Mapping[int, Any] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """See `OrchestratorService.fork`."""
-        return await asyncio.to_thread(self.sync.fork, execution_id, at, results=results)
+        return await asyncio.to_thread(
+            self.sync.fork, execution_id, at, results=results, variables=variables
+        )
 
     async def restore(self, execution_id: str, at: int) -> str:
         """See `OrchestratorService.restore`."""

@@ -354,18 +354,22 @@ class OrchestratorService:
         at: int | None = None,
         *,
         results: Mapping[int, Any] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """Starts an execution that goes on from a checkpoint of another, by default its newest,
         and returns its id. The other one stays as it is.
 
         `results` are what calls come to that the checkpoint waits for, by their ids; the others are
-        made again, with idempotency keys of their own.
+        made again, with idempotency keys of their own. `variables` of the program get other values
+        first: by name, or, where several functions have one of this name, by `function.name` or by
+        task and depth in `stacks`, as in `1.0.name`.
 
-        Raises NotFound, InvalidWorkflow (a ValueError) for a call that is not waited for there, and
-        TypeError for a result that has no JSON form.
+        Raises NotFound, InvalidWorkflow (a ValueError) for a call that is not waited for there or a
+        variable that is not there, and TypeError for a value that has no JSON form.
         """
         given = {call: encode(result) for call, result in (results or {}).items()}
-        fork = self._store.engine.fork(execution_id, at, given)
+        values = {name: encode(value) for name, value in (variables or {}).items()}
+        fork = self._store.engine.fork(execution_id, at, given, values)
         logger.info("execution %s: forked as %s", execution_id, fork)
         return fork
 

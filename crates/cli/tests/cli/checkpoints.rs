@@ -82,6 +82,45 @@ fn a_fork_goes_on_from_a_checkpoint_with_another_result() {
 }
 
 #[test]
+fn a_fork_goes_on_with_other_variables() {
+    let (desk, id) = desk();
+    let forked = |set: &[&str]| {
+        let mut words = vec!["checkpoints", "fork", &id, "--at", "1"];
+        words.extend(set.iter().flat_map(|set| ["--set", set]));
+        desk.durable(&words)
+    };
+    let fork = forked(&["scale.factor=100", "0.1.x=[2]"]).out.trim().to_owned();
+    let list = desk.durable(&["checkpoints", "list", &fork]).out;
+    assert!(list.contains("scale.factor=100, scale.x=[2]"), "{list}");
+    let show = desk.durable(&["checkpoints", "show", &fork]).out;
+    assert!(show.contains("set         scale.factor=100"), "{show}");
+    assert!(show.contains("    factor = 100") && show.contains("    x = [2]"), "{show}");
+    let diff = desk.durable(&["checkpoints", "diff", &fork, "1", "2"]).out;
+    for line in ["- scale: factor = 10", "+ scale: factor = 100", "  scale.x=[2] was set"] {
+        assert!(diff.lines().any(|told| told == line), "{line}: {diff}");
+    }
+    let events = desk.durable(&["events", &fork, "--json"]).out;
+    let set = events.lines().map(json).find(|event| event["type"] == "VARIABLES_SET").unwrap();
+    assert_eq!(
+        set["payload"]["variables"][1],
+        serde_json::json!({ "task": 0, "depth": 1, "function": "scale", "name": "x", "value": [2] })
+    );
+    let resumed = desk.durable(&["resume", &fork, "--functions", "tasks.py"]);
+    assert_eq!((resumed.code, resumed.out.trim()), (0, "400"), "{resumed:?}");
+
+    for (set, why) in [
+        ("factr=1", "did you mean 'factor'?"),
+        ("factor", "give NAME=JSON"),
+        ("factor=ten", "not JSON"),
+        ("factor={\"$int\":1}", "the value of 'factor'"),
+    ] {
+        let refused = forked(&[set]);
+        assert!(refused.code == 2 && refused.err.contains(why), "{set}: {refused:?}");
+    }
+    assert_eq!(desk.durable(&["doctor"]).code, 0);
+}
+
+#[test]
 fn a_restored_execution_that_runs_is_cancelled_and_its_fork_goes_on() {
     let desk = Desk::gated();
     let child = desk.begin_gated();

@@ -12,6 +12,7 @@ mod execution_paused;
 mod execution_resumed;
 mod execution_retried;
 mod execution_started;
+mod variables_set;
 
 use crate::{Command, Error, Event, Execution, Result, Status};
 
@@ -50,6 +51,7 @@ pub fn apply(execution: &mut Execution, event: &Event) -> Result<Vec<Command>> {
         Event::Printed { .. } => {
             require(execution, &[Status::Running, Status::Waiting], "print").map(|()| Vec::new())
         }
+        Event::VariablesSet { variables } => variables_set::apply(execution, variables),
         Event::ExecutionPaused { .. } => execution_paused::apply(execution),
         Event::ExecutionResumed => execution_resumed::apply(execution),
         Event::ExecutionCompleted { .. } => execution_ended::apply(execution, Status::Completed),

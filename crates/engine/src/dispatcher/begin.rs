@@ -86,7 +86,7 @@ impl Dispatcher {
             let work = Work { draft, group: None, taken, journaled: None };
             return self.commit(id, work, live, None, Vec::new(), out);
         }
-        let group = Some(Group { now_ms, results });
+        let group = Some(Group { now_ms, results, ..Group::default() });
         self.advance(id, Work { draft, group, taken, journaled: None }, out);
     }
 

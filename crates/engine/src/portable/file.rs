@@ -343,6 +343,9 @@ fn check_journal(id: ExecutionId, journal: &[Recorded]) -> Result<()> {
         for (place, recorded) in transition.iter().enumerate() {
             match &recorded.event {
                 Event::ExecutionRetried(_) if place > 0 => return wrong("retries half-way"),
+                Event::VariablesSet { .. } if transition.len() > 1 => {
+                    return wrong("does something else beside setting variables");
+                }
                 Event::TimerStarted(call) if !is_timer_of(call, recorded.at_ms) => {
                     return wrong("starts a timer that is due at another time than it asks for");
                 }

@@ -23,9 +23,9 @@ use super::{
     policy, printed::Printed, request,
 };
 use crate::{
-    inspect,
+    edit, inspect,
     program::{LoadedProgram, SCRIPT_NAME},
-    protocol::{WireFailure, WireGroup, WireOutcome, WireRequest},
+    protocol::{WireAssignment, WireFailure, WireGroup, WireOutcome, WireRequest},
     value::{self, EncodeError},
 };
 
@@ -94,11 +94,24 @@ impl Session {
     /// A sentence.
     pub(crate) fn inspect(&self) -> Result<Inspection, String> {
         match &self.state {
-            State::Idle(repl) => inspect::inspect_idle(repl),
+            State::Idle(repl) => inspect::inspect(&**repl, &|_, _| None),
             State::InFeed(progress) => {
-                inspect::inspect(progress.as_ref(), &|file, start| self.notes.place(file, start))
+                inspect::inspect(&**progress, &|file, start| self.notes.place(file, start))
             }
         }
+    }
+
+    /// The same with variables set.
+    ///
+    /// # Errors
+    /// A sentence, when that can't be.
+    pub(crate) fn set(self, variables: &[WireAssignment<'_>]) -> Result<Self, String> {
+        let Self { notes, state } = self;
+        let state = match state {
+            State::Idle(repl) => State::Idle(Box::new(edit::set(*repl, variables)?)),
+            State::InFeed(progress) => State::InFeed(Box::new(edit::set(*progress, variables)?)),
+        };
+        Ok(Self { notes, state })
     }
 
     /// Restores what [`Session::dump`] wrote.

@@ -21,9 +21,9 @@ use monty_types::{
 };
 
 use crate::{
-    inspect,
+    edit, inspect,
     program::{LoadedProgram, SCRIPT_NAME},
-    protocol::{WireCall, WireFailure, WireGroup, WireOutcome, WireRequest},
+    protocol::{WireAssignment, WireCall, WireFailure, WireGroup, WireOutcome, WireRequest},
     value::{self, EncodeError},
 };
 use failure::Injected;
@@ -70,11 +70,25 @@ impl Waiting {
     /// A sentence.
     pub(crate) fn inspect(&self, program: &LoadedProgram) -> Result<Inspection, String> {
         match self {
-            Self::Run(run) => inspect::inspect(&run.progress, &|file, start| {
+            Self::Run(run) => inspect::inspect(&*run.progress, &|file, start| {
                 (file == SCRIPT_NAME).then(|| program.position_at(start))
             }),
             Self::Session(session) => session.inspect(),
         }
+    }
+
+    /// The same with variables set.
+    ///
+    /// # Errors
+    /// A sentence, when that can't be.
+    pub(crate) fn set(self, variables: &[WireAssignment<'_>]) -> Result<Self, String> {
+        Ok(match self {
+            Self::Run(Run { progress, asked }) => {
+                let progress = Box::new(edit::set(*progress, variables)?);
+                Self::Run(Run { progress, asked })
+            }
+            Self::Session(session) => Self::Session(Box::new(session.set(variables)?)),
+        })
     }
 
     /// Restores what [`Waiting::dump`] wrote for an execution of this program. The bytes must be

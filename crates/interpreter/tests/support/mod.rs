@@ -53,7 +53,7 @@ pub fn failed(error_type: &str, message: &str) -> Outcome {
 }
 
 pub fn group(results: Vec<(u32, Outcome)>) -> Group {
-    Group { now_ms: 1_700_000_000_000, results }
+    Group { now_ms: 1_700_000_000_000, results, ..Group::default() }
 }
 
 /// One execution.

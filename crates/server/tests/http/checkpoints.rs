@@ -122,6 +122,38 @@ fn a_fork_goes_on_from_a_checkpoint_with_another_result() {
 }
 
 #[test]
+fn a_fork_goes_on_with_other_variables() {
+    let desk = Desk::open();
+    let id = ended(&desk);
+    let path = format!("/executions/{id}/checkpoints/1/fork");
+    let forked =
+        desk.post(&path, json!({ "results": { "0": 3 }, "variables": { "scale.factor": 100 } }));
+    assert_eq!(forked.status, 201, "{forked:?}");
+    let fork = forked.json()["execution_id"].as_str().unwrap().to_owned();
+    answer(&desk, &fork, json!(1));
+    assert_eq!(output(&desk, &fork), 301);
+    let second = desk.get(&format!("/executions/{fork}/checkpoints/2")).json();
+    let set =
+        json!([{ "task": 0, "function": "scale", "depth": 1, "name": "factor", "value": 100 }]);
+    assert_eq!(
+        (&second["set"], &second["stacks"][0][1]["variables"]["factor"]),
+        (&set, &json!(100))
+    );
+    let diff = desk.get(&format!("/executions/{fork}/checkpoints/1/diff")).json();
+    assert_eq!((&diff["set"], &diff["variables"][0]["after"]), (&set, &json!(100)));
+
+    for wrong in [
+        json!({ "variables": { "factr": 1 } }),
+        json!({ "variables": { "factor": { "$int": 1 } } }),
+        json!({ "variables": { "factor": "x".repeat(11 << 20) } }),
+        json!({ "variables": [1] }),
+    ] {
+        desk.post(&path, wrong).is_problem(422);
+    }
+    assert_eq!(desk.get("/executions").json()["items"].as_array().unwrap().len(), 2);
+}
+
+#[test]
 fn a_restored_execution_is_cancelled_and_another_goes_on_in_its_place() {
     let desk = Desk::open();
     let id = desk.start(FLOW, &["f"]);

@@ -1,7 +1,8 @@
 //! The journal gives back exactly what was committed.
 
 use durable_core::{
-    End, Event, Failure, FunctionOptions, NewCall, Payload, Reached, Recorded, Request, Transition,
+    Assignment, End, Event, Failure, FunctionOptions, NewCall, Payload, Reached, Recorded, Request,
+    Transition,
 };
 
 use super::{
@@ -66,6 +67,12 @@ fn completed_life(kit: &Kit) {
         draft.close_call(1, 1, completed(r#"{"nested": ["\u00fc", 1e400]}"#))?;
         draft.push(Event::TimerFired { call: 4 })?;
         draft.take_reached(suspended(vec![function(9, "a")], None))
+    });
+    scribe.commit(|draft| {
+        let (function, name) = ("<module>".to_owned(), "ž".to_owned());
+        let value = Payload::trusted(r#"{"z": [1e400, "\u00fc"], "a": null}"#);
+        let variable = Assignment { task: 0, depth: 2, function, name, value };
+        draft.push(Event::VariablesSet { variables: vec![variable] })
     });
     scribe.commit(|draft| draft.push(Event::ExecutionPaused { reason: "stop: 'now'".into() }));
     scribe.commit(|draft| draft.push(Event::ExecutionResumed));

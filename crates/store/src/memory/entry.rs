@@ -383,7 +383,10 @@ impl Entry {
                 }
                 stored.apply();
             }
-            Event::AgentInvoked { .. } | Event::AgentResponded { .. } | Event::Printed { .. } => {}
+            Event::AgentInvoked { .. }
+            | Event::AgentResponded { .. }
+            | Event::Printed { .. }
+            | Event::VariablesSet { .. } => {}
             Event::ExecutionPaused { reason } => {
                 record.failure = Some(Failure::new("Paused", reason));
             }

@@ -48,7 +48,8 @@ impl<'a> End<'a> {
                 | Event::CallCompleted { .. }
                 | Event::CallFailed { .. }
                 | Event::TimerFired { .. }
-                | Event::Printed { .. } => {}
+                | Event::Printed { .. }
+                | Event::VariablesSet { .. } => {}
             }
         }
         end
@@ -177,6 +178,7 @@ impl<'a> TransitionRows<'a> {
                 | Event::AgentInvoked { .. }
                 | Event::AgentResponded { .. }
                 | Event::Printed { .. }
+                | Event::VariablesSet { .. }
                 | Event::ExecutionPaused { .. }
                 | Event::ExecutionResumed
                 | Event::ExecutionCompleted { .. }

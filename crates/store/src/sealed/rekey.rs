@@ -12,7 +12,7 @@ use super::{
     SealedStore, dictionary_of,
     turn::{
         ERROR, INPUTS, OUTPUT, Tally, Turn, Way, args_of, error_of, kwargs_of, message_of,
-        metadata_of, printed_of, result_of, snapshot_of, traceback_of, turned_bytes,
+        metadata_of, printed_of, result_of, snapshot_of, traceback_of, turned_bytes, variable_of,
     },
 };
 use crate::{PayloadChange, PayloadRow, PayloadTable, StoredPayload};
@@ -236,6 +236,11 @@ fn renewed_event(turn: &Turn<'_>, row: &PayloadRow, text: &str) -> Result<Option
     };
     match row.word.as_str() {
         "PROGRAM_PRINTED" => string(&mut event, "text", &printed_of(row.number))?,
+        "VARIABLES_SET" => {
+            for (place, variable) in list(&mut event, "variables").enumerate() {
+                string(variable, "value", &variable_of(row.number, place))?;
+            }
+        }
         "AGENT_RESPONSE" => {
             if let Some(metadata) = event.get_mut("agent_metadata")
                 && let Some(renewed) = turn.text(&metadata.to_string(), &metadata_of(row.number))?

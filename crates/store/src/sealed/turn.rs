@@ -131,6 +131,11 @@ impl Turn<'_> {
             }
             Event::CallCompleted { call, result, .. } => self.payload(result, &result_of(*call)),
             Event::Printed { text } => self.string(text, &printed_of(sequence)),
+            Event::VariablesSet { variables } => {
+                variables.iter_mut().enumerate().try_for_each(|(place, variable)| {
+                    self.payload(&mut variable.value, &variable_of(sequence, place))
+                })
+            }
             Event::ExecutionCompleted { output } => self.payload(output, OUTPUT),
             Event::ExecutionFailed { failure } => self.failure(failure, ERROR),
             Event::ExecutionRetried(retried) => self.retried(retried),
@@ -227,6 +232,10 @@ pub(super) fn kwargs_of(call: u32) -> String {
 
 pub(super) fn printed_of(sequence: u64) -> String {
     format!("event {sequence}, printed")
+}
+
+pub(super) fn variable_of(sequence: u64, place: usize) -> String {
+    format!("event {sequence}, variable {place}")
 }
 
 pub(super) fn metadata_of(sequence: u64) -> String {

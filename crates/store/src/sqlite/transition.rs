@@ -134,6 +134,7 @@ impl Writer<'_> {
             | Event::AgentInvoked { .. }
             | Event::AgentResponded { .. }
             | Event::Printed { .. }
+            | Event::VariablesSet { .. }
             | Event::ExecutionPaused { .. }
             | Event::ExecutionResumed
             | Event::ExecutionCompleted { .. }

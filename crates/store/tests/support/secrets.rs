@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use durable_core::{
-    Draft, End, Event, Execution, Failure, Lease, NewCall, Outcome, Owner, Payload, Reached,
-    Request, Snapshot,
+    Assignment, Draft, End, Event, Execution, Failure, Lease, NewCall, Outcome, Owner, Payload,
+    Reached, Request, Snapshot,
 };
 use durable_store::{KeyRing, SealedStore, Store, Write, Written};
 
@@ -48,6 +48,14 @@ pub(crate) fn secrets(store: &dyn Store, number: u8) {
     let end = End::Suspended { snapshot, new_dictionary: None };
     let printed = "hidden print".into();
     draft.take_reached(Reached { calls: vec![calls.collect()], printed, end }).unwrap();
+    let (transition, _) = draft.finish(lease.clone(), false);
+    let after = Execution::clone(&transition.after);
+    commit(store, Write::Transition(Box::new(transition)));
+    let mut draft = Draft::new(after, NOW_MS);
+    let value = Payload::trusted(r#"{"hidden": "value"}"#);
+    let (function, name) = ("<module>".into(), "x".into());
+    let variable = Assignment { task: 0, depth: 0, function, name, value };
+    draft.push(Event::VariablesSet { variables: vec![variable.clone(), variable] }).unwrap();
     let (transition, _) = draft.finish(lease.clone(), false);
     let after = Execution::clone(&transition.after);
     commit(store, Write::Transition(Box::new(transition)));

@@ -35,6 +35,9 @@ fn open(scene: &Scene, gate: &Gate) -> Durable {
     scene
         .builder()
         .function("early", |(n,): (i64,)| async move { Ok::<_, FunctionError>(n) })
+        .function("agent:writer", |(_,): (serde_json::Value,)| async move {
+            Ok::<_, FunctionError>("text")
+        })
         .function("late", move |(n,): (i64,)| {
             let gate = gate.clone();
             async move {
@@ -148,7 +151,7 @@ fn what_can_not_be_set_is_refused_and_nothing_is_left() {
         (&[("9.0.total", "1")], "did you mean '0.0.total'?"),
         (&[("q", "1")], "`checkpoints show`"),
         (&[("total", "1"), ("<module>.total", "2")], "given two values"),
-        (&[("total", r#"{"$int":1}"#)], "the value of 'total'"),
+        (&[("total", r#"{"$int":1}"#)], "the value of total"),
     ] {
         let refused = refused(engine, id, 3, given);
         assert!(refused.contains(why), "{given:?}: {refused}");
@@ -264,7 +267,7 @@ fn variables_of_a_session_are_set_and_those_of_a_step_workflow_are_none() {
     // After the same feed, and after what was set then.
     assert_eq!(feed(&forked.fork(Some(1)).unwrap(), "items"), "[1,2,3]");
 
-    let steps = "id: s\nsteps:\n  - {name: a, agent: early}\n";
+    let steps = "id: s\nsteps:\n  - {name: a, agent: writer}\n";
     let workflow = Workflow::steps(Language::Yaml, steps);
     let id = durable.start(&workflow).unwrap();
     until("it waits", || !checkpoints::list(engine, id).unwrap().is_empty());

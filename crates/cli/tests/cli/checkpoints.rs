@@ -112,7 +112,7 @@ fn a_fork_goes_on_with_other_variables() {
         ("factr=1", "did you mean 'factor'?"),
         ("factor", "give NAME=JSON"),
         ("factor=ten", "not JSON"),
-        ("factor={\"$int\":1}", "the value of 'factor'"),
+        ("factor={\"$int\":1}", "the value of factor"),
     ] {
         let refused = forked(&[set]);
         assert!(refused.code == 2 && refused.err.contains(why), "{set}: {refused:?}");

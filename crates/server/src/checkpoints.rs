@@ -159,7 +159,7 @@ pub(crate) struct ForkRequest {
     #[schema(value_type = BTreeMap<String, serde_json::Value>)]
     results: BTreeMap<CallId, Box<RawValue>>,
     /// Variables that get other values: by name, or, where several functions have one of this name,
-    /// by `function.name`, or by the places of task and function, as in `1.0.name`.
+    /// by `function.name`, or by task and depth, as in `1.0.name`.
     #[serde(default)]
     #[schema(value_type = BTreeMap<String, serde_json::Value>)]
     variables: BTreeMap<String, Box<RawValue>>,
@@ -204,12 +204,16 @@ pub(crate) async fn fork(
     JsonOrNothing(request): JsonOrNothing<ForkRequest>,
 ) -> Result<Response, Problem> {
     query.done()?;
-    let started = server
-        .run(move |_, engine| {
-            let checkpoint = find(engine, &caller, id, number)?;
-            Started::new(engine, request.fork(engine, &checkpoint)?)
-        })
-        .await?;
+    let sets_variables = !request.variables.is_empty();
+    let work = move |_: &Server, engine: &Engine| {
+        let checkpoint = find(engine, &caller, id, number)?;
+        Started::new(engine, request.fork(engine, &checkpoint)?)
+    };
+    // Whether the program takes the values is found out by running it again.
+    let started = match sets_variables {
+        true => server.inspect(work).await?,
+        false => server.run(work).await?,
+    };
     Ok(started.into_response())
 }
 

@@ -42,7 +42,7 @@ pub use durable_core::{
 ///     .isolation(durable::Isolation::Thread)
 ///     .function("double", |(x,): (i64,)| async move { Ok::<_, FunctionError>(2 * x) })
 ///     .open()?;
-/// let id = durable.start(&Workflow::new("a = await double(2)\na + await double(a)"))?;
+/// let id = durable.start(&Workflow::new("a = await double(2)\nb = await double(a)\na + b"))?;
 /// assert_eq!(durable.result::<i64>(id)?, 12);
 /// let engine = durable.engine();
 /// let second = &checkpoints::list(engine, id)?[1];

@@ -101,13 +101,12 @@ struct FileReport {
 /// One execution, to be written to a file or put into a database.
 ///
 /// ```no_run
-/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use durable::{Durable, portable::Portable};
-/// let from = Durable::builder("sqlite:///here.db").open_engine()?;
-/// let to = Durable::builder("sqlite:///there.db").open_engine()?;
-/// let portable = Portable::export(&from, "01900000-0000-7000-8000-000000000000".parse()?)?;
+/// use durable_engine::{Engine, portable::Portable};
+///
+/// # fn by_file(here: &Engine, there: &Engine) -> Result<(), Box<dyn std::error::Error>> {
+/// let portable = Portable::export(here, "01900000-0000-7000-8000-000000000000".parse()?)?;
 /// portable.write(std::fs::File::create("run.json")?)?;
-/// Portable::read(std::fs::File::open("run.json")?)?.import(&to)?;
+/// Portable::read(std::fs::File::open("run.json")?)?.import(there)?;
 /// # Ok(())
 /// # }
 /// ```

@@ -170,7 +170,7 @@ pub(crate) struct FeedErrorView {
     /// Where in which feeds it was raised.
     traceback: Option<String>,
     /// The call whose failure it is.
-    call: Option<CallId>,
+    cause_call: Option<CallId>,
 }
 
 /// What a feed came to.
@@ -196,7 +196,7 @@ impl CameView {
                 error_type: error.error_type.clone(),
                 message: error.message.clone(),
                 traceback: error.traceback.clone(),
-                call: error.call,
+                cause_call: error.call,
             }),
         }
     }

@@ -301,7 +301,7 @@ fn assignments(variables: &[Assignment]) -> Value {
 #[schema(as = OpenCall)]
 pub struct OpenCallView {
     /// Its number within the execution.
-    call: CallId,
+    call_id: CallId,
     /// What the workflow calls it; the name of a step.
     name: String,
     /// Where in the workflow it was asked for.
@@ -313,7 +313,7 @@ impl OpenCallView {
     fn new(call: &Call) -> Self {
         let position = call.new.position;
         Self {
-            call: call.id(),
+            call_id: call.id(),
             name: call.name().to_owned(),
             line: position.line,
             column: position.column,
@@ -364,7 +364,7 @@ pub struct CheckpointView {
     id: String,
     /// The id of its execution.
     #[schema(format = "uuid")]
-    execution: String,
+    execution_id: String,
     /// When it was reached, in UTC.
     #[schema(format = DateTime)]
     time: String,
@@ -386,7 +386,7 @@ impl CheckpointView {
         Self {
             checkpoint: checkpoint.number,
             id: checkpoint.id(),
-            execution: checkpoint.execution.to_string(),
+            execution_id: checkpoint.execution.to_string(),
             time: instant(checkpoint.at_ms),
             sequence: checkpoint.sequence,
             transition: checkpoint.transition,
@@ -492,7 +492,7 @@ impl ChangeView {
 #[schema(as = EndedCall)]
 pub struct EndedCallView {
     /// Its number within the execution.
-    call: CallId,
+    call_id: CallId,
     #[schema(value_type = Value)]
     result: Option<Box<RawValue>>,
     error: Option<FailureView>,
@@ -504,7 +504,7 @@ impl EndedCallView {
             Outcome::Completed(result) => (raw(result), None),
             Outcome::Failed(failure) => (None, Some(FailureView::new(failure))),
         };
-        Self { call, result, error }
+        Self { call_id: call, result, error }
     }
 }
 

@@ -65,7 +65,7 @@ fn an_ended_execution_shows_where_it_waited_and_with_what() {
 fn a_fork_goes_on_from_a_checkpoint_with_another_result() {
     let (desk, id) = desk();
     let waits = desk.durable(&["checkpoints", "list", &id, "--json"]).out;
-    let call = json(waits.lines().last().unwrap())["waits_for"][0]["call"].to_string();
+    let call = json(waits.lines().last().unwrap())["waits_for"][0]["call_id"].to_string();
     let fork = desk.durable(&["checkpoints", "fork", &id, "--result", &format!("{call}=7")]);
     let fork = fork.out.trim();
     let resumed = desk.durable(&["resume", fork, "--functions", "tasks.py"]);

@@ -51,7 +51,10 @@ fn an_ended_execution_shows_where_it_waited_and_with_what() {
     assert_eq!(waits, ["f", "__checkpoint__", "f"]);
     let second = &list["items"][1];
     assert_eq!((&second["label"], &second["checkpoint"]), (&json!("half-way"), &json!(2)));
-    assert_eq!((&second["id"], &second["execution"]), (&json!(format!("{id}_ckpt_2")), &json!(id)));
+    assert_eq!(
+        (&second["id"], &second["execution_id"]),
+        (&json!(format!("{id}_ckpt_2")), &json!(id))
+    );
 
     let first = desk.get(&format!("/executions/{id}/checkpoints/1")).json();
     assert_eq!((&first["source"], &first["checkpoint"]), (&json!(FLOW), &json!(1)));
@@ -67,7 +70,7 @@ fn an_ended_execution_shows_where_it_waited_and_with_what() {
     let come = json!({ "task": 0, "function": "<module>", "depth": 0, "name": "total",
         "after": 20 });
     assert!(changes.contains(&come), "{diff}");
-    assert_eq!(diff["ended"][0], json!({ "call": 0, "result": 2, "error": null }));
+    assert_eq!(diff["ended"][0], json!({ "call_id": 0, "result": 2, "error": null }));
     assert_eq!(diff["more"], false);
     let next = desk.get(&format!("/executions/{id}/checkpoints/1/diff")).json();
     assert_eq!((&next["from"], &next["to"]), (&json!(1), &json!(2)));
@@ -94,7 +97,7 @@ fn a_fork_goes_on_from_a_checkpoint_with_another_result() {
     let desk = Desk::open();
     let id = ended(&desk);
     let last = desk.get(&format!("/executions/{id}/checkpoints/3")).json();
-    let call = last["waits_for"][0]["call"].to_string();
+    let call = last["waits_for"][0]["call_id"].to_string();
     let path = format!("/executions/{id}/checkpoints/3/fork");
     let forked = desk.post(&path, json!({ "results": { &call: 7 } }));
     assert_eq!(forked.status, 201, "{forked:?}");

@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use durable::{
-    Came, Durable, Error, Feed, FunctionError, Limits, Payload, Session, Status, Workflow,
+    Came, Config, Durable, Error, Feed, FunctionError, Limits, Payload, Session, Status, Workflow,
 };
 use support::{kills::kill_at_random_moments, *};
 
@@ -21,7 +21,8 @@ fn open(scene: &Scene) -> Durable {
 }
 
 fn feed(session: &Session<'_>, code: &str) -> Came {
-    session.feed(&Feed::new(code), Some(PATIENCE)).unwrap().unwrap()
+    let came = session.feed(&Feed::new(code), Some(PATIENCE)).unwrap();
+    came.unwrap_or_else(|| panic!("it still runs: {:?}", session.feeds()))
 }
 
 fn message<T: std::fmt::Debug>(result: Result<T, Error>) -> String {
@@ -211,7 +212,9 @@ fn sessions_live_on_servers_too() {
         let durable = open(&scene);
         let session = durable.open_session(&Workflow::session()).unwrap();
         feed(&session, "x = await add(1, 2)");
-        let other = scene.builder().open_engine().unwrap();
+        // It is told, or hears nothing for an hour.
+        let config = Config { sweep_ms: 3_600_000, ..Config::default() };
+        let other = scene.builder().config(config).open_engine().unwrap();
         let there = Session::get(&other, session.id()).unwrap();
         assert_eq!(feed(&there, "x").output.as_str(), "3");
         until("the lease is given back", || durable.engine().held() == 0);

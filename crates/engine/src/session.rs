@@ -356,14 +356,18 @@ impl<'e> Session<'e> {
                     session.id
                 )));
             }
-            match session.open_feed()? {
-                Some(asked) if asked.is_answered => Ok(Some(Now::Runs(asked.number))),
-                Some(asked) => Ok(Some(Now::Asks(asked))),
-                // It has not begun, or else is in the last of its feeds.
-                None => match session.asked_so_far()? {
-                    0 => Ok(None),
-                    number => Ok(Some(Now::Runs(number))),
-                },
+            let (mut open, mut asked_so_far) = (session.open_feed()?, 0);
+            if open.is_none() {
+                asked_so_far = session.asked_so_far()?;
+                // It may have asked for one between the two looks.
+                open = session.open_feed()?;
+            }
+            match (open, asked_so_far) {
+                (Some(asked), _) if asked.is_answered => Ok(Some(Now::Runs(asked.number))),
+                (Some(asked), _) => Ok(Some(Now::Asks(asked))),
+                // It has not begun.
+                (None, 0) => Ok(None),
+                (None, number) => Ok(Some(Now::Runs(number))),
             }
         })
     }

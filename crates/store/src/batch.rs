@@ -1,6 +1,6 @@
 //! What a batch is to a store that writes its members side by side.
 
-use durable_core::{ExecutionId, Lease, Owner, Result, UnixMs};
+use durable_core::{Event, ExecutionId, Lease, Owner, Result, UnixMs};
 
 use crate::{Write, Written};
 
@@ -69,6 +69,10 @@ pub(crate) fn releases(leases: &[(ExecutionId, Lease)]) -> Vec<Write> {
     leases.iter().map(release).collect()
 }
 
+fn asks_for_feed(event: &Event) -> bool {
+    matches!(event, Event::CallRequested(call) if call.new.request.is_feed())
+}
+
 /// Whether anybody but the writer has to look at what a batch wrote.
 pub(crate) fn concerns_others(batch: &[Write], now_ms: UnixMs) -> bool {
     let is_soon = |due_ms: Option<UnixMs>| due_ms.is_some_and(|due_ms| due_ms <= now_ms + SOON_MS);
@@ -77,8 +81,9 @@ pub(crate) fn concerns_others(batch: &[Write], now_ms: UnixMs) -> bool {
         Write::Create(new) => new.lease.is_none(),
         Write::Release { wake_at_ms, .. } => is_soon(*wake_at_ms),
         Write::Transition(transition) => {
-            // Somebody may wait for the end.
+            // Somebody may wait for the end, or for a session to take the next feed.
             transition.after.status.is_terminal()
+                || transition.events.iter().any(asks_for_feed)
                 || transition.release && is_soon(transition.after.wake_at_ms())
         }
         // To be taken in by whoever holds the execution.

@@ -382,7 +382,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
         run(f"curl -s '{base}/executions/{other}/result?wait_ms=30000'")
         forks = run(checkpoints, URL=base, ID=other)
         assert '"ended":[{"call_id":0,"result":3' in forks
-        fork = re.findall(r'"execution_id":"([^"]*)"', forks)[1]
+        fork = re.findall(r'"execution_id":"([^"]*)","status"', forks)[1]
         assert '"output":53' in run(f"curl -s '{base}/executions/{fork}/result?wait_ms=30000'")
         opening, rest = sessions.split("\ncurl", 1)
         session = json.loads(run(opening, URL=base))["execution_id"]

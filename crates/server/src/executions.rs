@@ -206,26 +206,41 @@ pub(crate) async fn calls(
     let page = server
         .run(move |_, engine| {
             Server::visible(engine, &caller, id)?;
-            Ok(call_page(&engine.store().calls(id)?, after, limit, MAX_PAGE_BYTES))
+            Ok(call_page(&engine.store().calls(id)?, after, limit))
         })
         .await?;
     Ok(json(StatusCode::OK, &page))
 }
 
-/// Calls are in their order; a page begins behind `after` and holds at least one of the rest.
-fn call_page(calls: &[CallRecord], after: u64, limit: usize, max_bytes: usize) -> CallPage {
+/// Calls are in their order.
+fn call_page(calls: &[CallRecord], after: u64, limit: usize) -> CallPage {
     let from = calls.partition_point(|call| u64::from(call.order) <= after);
-    let mut items = Vec::new();
-    let mut bytes = 0;
-    for call in &calls[from..] {
-        if items.len() == limit || bytes >= max_bytes {
-            break;
-        }
+    let (items, is_last) = page_of(&calls[from..], limit, |call| {
         let view = CallView::new(call);
-        bytes += view.bytes();
-        items.push(view);
-    }
-    let is_last = from + items.len() == calls.len();
+        let bytes = view.bytes();
+        (view, bytes)
+    });
     let next_cursor = items.last().filter(|_| !is_last).map(|last| last.order.to_string());
     CallPage { items, next_cursor }
+}
+
+/// What of the rest of a list makes a page, at least one of it, and whether that is all of it.
+/// `view` says of each how it is shown, and about how many bytes that is.
+pub(crate) fn page_of<Record, View>(
+    rest: &[Record],
+    limit: usize,
+    view: impl Fn(&Record) -> (View, usize),
+) -> (Vec<View>, bool) {
+    let mut items = Vec::new();
+    let mut bytes = 0;
+    for record in rest {
+        if items.len() == limit || bytes >= MAX_PAGE_BYTES {
+            break;
+        }
+        let (item, size) = view(record);
+        bytes += size;
+        items.push(item);
+    }
+    let is_last = items.len() == rest.len();
+    (items, is_last)
 }

@@ -23,7 +23,7 @@ use crate::{
     access::{Caller, Looks, Operates},
     arrival::{Json, JsonOrNothing},
     check,
-    executions::{DEFAULT_PAGE, MAX_PAGE, MAX_PAGE_BYTES},
+    executions::{DEFAULT_PAGE, MAX_PAGE, page_of},
     extract::{PathExecution, PathId, PathNumbered, Query},
     json,
     openapi::Refusals,
@@ -364,22 +364,17 @@ pub(crate) async fn list(
     let limit = query.number("limit", 1..=MAX_PAGE, DEFAULT_PAGE)? as usize;
     query.done()?;
     let page = with(&server, &caller, id, move |_, session| {
-        Ok(feed_page(&session.feeds()?, after, limit, MAX_PAGE_BYTES))
+        Ok(feed_page(&session.feeds()?, after, limit))
     });
     Ok(json(StatusCode::OK, &page.await?))
 }
 
-/// Feeds are in their order; a page begins behind `after` and holds at least one of the rest.
-fn feed_page(feeds: &[FeedRecord], after: u64, limit: usize, max_bytes: usize) -> FeedPage {
-    let mut rest = feeds.iter().filter(|feed| u64::from(feed.number) > after).peekable();
-    let mut items: Vec<FeedView> = Vec::new();
-    let mut room = max_bytes;
-    while let Some(feed) = rest.next_if(|_| items.len() < limit && room > 0) {
-        room = room.saturating_sub(bytes(feed));
-        items.push(FeedView::new(feed));
-    }
-    let next_cursor = items.last().filter(|_| rest.peek().is_some());
-    let next_cursor = next_cursor.map(|last| last.number.to_string());
+/// Feeds are in their order.
+fn feed_page(feeds: &[FeedRecord], after: u64, limit: usize) -> FeedPage {
+    let from = feeds.partition_point(|feed| u64::from(feed.number) <= after);
+    let (items, is_last) =
+        page_of(&feeds[from..], limit, |feed| (FeedView::new(feed), bytes(feed)));
+    let next_cursor = items.last().filter(|_| !is_last).map(|last| last.number.to_string());
     FeedPage { items, next_cursor }
 }
 

@@ -91,7 +91,12 @@ impl Place {
         let Self::Postgres { server, .. } = self else { return None };
         let sql = "SELECT sum(calls)::bigint FROM pg_stat_statements
                    WHERE query NOT LIKE '%pg_stat_statements%'";
-        with_client(server, async |client| Ok(client.query_one(sql, &[]).await?.get(0))).ok()
+        let counted = with_client(server, async |client| {
+            // The server has it loaded, but not every database shows it.
+            client.batch_execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements").await?;
+            Ok(client.query_one(sql, &[]).await?.get(0))
+        });
+        counted.ok()
     }
 }
 

@@ -15,7 +15,7 @@ from durable_monty import (
     OrchestratorService,
     register_function,
 )
-from durable_monty.inspection import Opaque, OpenCall
+from durable_monty.inspection import Assignment, Opaque, OpenCall
 
 FLOW = """\
 from asyncio import gather
@@ -86,7 +86,10 @@ def test_a_fork_goes_on_with_other_variables(service: OrchestratorService, serve
         execution = ended(service)
         fork = service.fork(execution, at=1, variables={"1.0.factor": 100})
         assert service.result(fork, PATIENCE_S) == 121
-        assert service.checkpoint(fork, 2).stacks[1][0].variables["factor"] == 100
+        changed = service.checkpoint(fork, 2)
+        assert changed.stacks[1][0].variables["factor"] == 100
+        assert changed.set == [Assignment(1, 0, "scale", "factor", 100)]
+        assert service.checkpoint(fork, 1).set == []
         tuples = service.fork(execution, variables={"pair": ({1}, None)})
         assert service.checkpoint(tuples).variables["pair"] == ({1}, None)
     with pytest.raises(InvalidWorkflow, match=r"1\.0\.factor .* or 2\.0\.factor"):

@@ -19,18 +19,17 @@ from langgraph.types import Command, interrupt
 from durable_monty.checkpoints import (
     CheckpointProvider,
     FilesystemCheckpointProvider,
+    InvalidCheckpoint,
     RedisCheckpointProvider,
 )
 from durable_monty.checkpoints.langgraph import DurableSaver
-
-ALL = 1_000_000
 
 
 @pytest.fixture(params=["filesystem", "redis"])
 def provider(request: pytest.FixtureRequest, tmp_path: Path) -> CheckpointProvider:
     if request.param == "filesystem":
-        return FilesystemCheckpointProvider(tmp_path, keep_last_n=ALL)
-    return RedisCheckpointProvider(service_url("DURABLE_TEST_REDIS"), keep_last_n=ALL)
+        return FilesystemCheckpointProvider(tmp_path, keep_last_n=None)
+    return RedisCheckpointProvider(service_url("DURABLE_TEST_REDIS"), keep_last_n=None)
 
 
 def test_it_passes_the_tests_of_langgraph(provider: CheckpointProvider) -> None:
@@ -68,11 +67,16 @@ def graph(saver: DurableSaver) -> Any:
 
 def test_a_graph_goes_on_in_another_process(tmp_path: Path) -> None:
     thread = {"configurable": {"thread_id": "a thread / with ../ any name"}}
-    with DurableSaver(FilesystemCheckpointProvider(tmp_path, keep_last_n=ALL)) as saver:
+    with DurableSaver(FilesystemCheckpointProvider(tmp_path, keep_last_n=None)) as saver:
         assert "__interrupt__" in graph(saver).invoke({"words": []}, thread)
-    with DurableSaver(FilesystemCheckpointProvider(tmp_path, keep_last_n=ALL)) as saver:
+    with DurableSaver(FilesystemCheckpointProvider(tmp_path, keep_last_n=None)) as saver:
         state = asyncio.run(graph(saver).ainvoke(Command(resume="all"), thread))
         assert state == {"words": ["hello", "answer: all"]}
         assert len(list(graph(saver).get_state_history(thread))) == 4
         saver.delete_thread(thread["configurable"]["thread_id"])
         assert saver.get_tuple(thread) is None
+
+
+def test_a_provider_that_forgets_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidCheckpoint, match="keep_last_n=None"):
+        DurableSaver(FilesystemCheckpointProvider(tmp_path))

@@ -21,8 +21,9 @@ const MAX_HELD: usize = 10_000;
 pub struct Options {
     /// Largest content, before it is compressed.
     pub max_bytes: usize,
-    /// How many checkpoints of an execution are kept when another one is saved; at least 1.
-    pub keep_last: usize,
+    /// How many checkpoints of an execution are kept when another one is saved, at least 1; `None`
+    /// for all of them.
+    pub keep_last: Option<usize>,
     /// How long a writer that is not heard of any more keeps others out.
     pub lease: Duration,
     /// What contents are sealed with; an empty ring seals nothing.
@@ -33,7 +34,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             max_bytes: 10 << 20,
-            keep_last: 10,
+            keep_last: Some(10),
             lease: Duration::from_secs(30),
             keys: KeyRing::default(),
         }
@@ -130,13 +131,16 @@ impl Checkpoints {
         let mut held = held.lock();
         let lease = self.lease(&id.execution, &mut held)?;
         self.provider.save(&id, &lease, &stored).inspect_err(|error| held.note(error))?;
-        // What is kept is durable: an old one that can't be removed now is removed with the next.
-        let removed = self.provider.cleanup(&id.execution, self.options.keep_last.max(1));
-        let removed = removed.unwrap_or_else(|error| {
-            tracing::warn!(execution = %id.execution, %error, "old checkpoints are not removed");
+        Ok(Saved { bytes: stored.len(), removed: self.remove_old(&id.execution) })
+    }
+
+    /// What is saved is durable by now: an old one that can't be removed is removed with the next.
+    fn remove_old(&self, execution: &ExecutionName) -> usize {
+        let Some(keep_last) = self.options.keep_last else { return 0 };
+        self.provider.cleanup(execution, keep_last.max(1)).unwrap_or_else(|error| {
+            tracing::warn!(%execution, %error, "old checkpoints are not removed");
             0
-        });
-        Ok(Saved { bytes: stored.len(), removed })
+        })
     }
 
     /// What was saved under an id.

@@ -244,17 +244,23 @@ fn one_of_many_writers_wins(open: Open<'_>) {
 
 fn retention_runs_on_save(open: Open<'_>) {
     let execution = execution();
-    let options = Options { keep_last: 3, ..Options::default() };
+    let options = Options { keep_last: Some(3), ..Options::default() };
     let checkpoints = Checkpoints::new(open(), options);
     for number in 1..=10 {
         let id = execution.checkpoint(number).to_string();
         let saved = expect(checkpoints.save(&id, format!("state {number}").as_bytes()));
         assert_eq!(saved.removed, usize::from(number > 3));
     }
+    // Who has it keep all removes nothing.
+    let options = Options { keep_last: None, ..Options::default() };
+    drop(checkpoints);
+    let checkpoints = Checkpoints::new(open(), options);
+    let saved = expect(checkpoints.save(&execution.checkpoint(11).to_string(), b"state 11"));
+    assert_eq!(saved.removed, 0);
     let left = expect(checkpoints.list(execution.as_str()));
-    assert_eq!(left, [8, 9, 10].map(|number| execution.checkpoint(number).to_string()));
+    assert_eq!(left, [8, 9, 10, 11].map(|number| execution.checkpoint(number).to_string()));
     let latest = expect(checkpoints.latest(execution.as_str()));
-    assert_eq!(latest.map(|latest| latest.content), Some(b"state 10".to_vec()));
+    assert_eq!(latest.map(|latest| latest.content), Some(b"state 11".to_vec()));
 }
 
 fn large_contents_come_back(open: Open<'_>) {

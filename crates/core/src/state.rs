@@ -57,6 +57,11 @@ impl Execution {
         }
     }
 
+    /// The call by which a session asks for its next [feed](crate::Request::feed).
+    pub fn open_feed(&self) -> Option<&Call> {
+        self.open_calls.values().find(|call| call.new.request.is_feed())
+    }
+
     /// What has to be done for everything that is open, as if it had just been asked for.
     pub fn open_commands(&self) -> Vec<Command> {
         self.open_calls.values().filter_map(Call::command).collect()

@@ -250,10 +250,9 @@ impl<'e> Session<'e> {
     /// The session is run again against its journal for it, and itself left alone.
     ///
     /// # Errors
-    /// `Conflict` when it has not begun, or does not get there any more.
+    /// `NotFound` when it has not begun; `Conflict` when it does not get there any more.
     pub fn variables(&self) -> Result<BTreeMap<String, Payload>> {
-        let last = checkpoints::list(self.engine, self.id)?.pop();
-        let last = last.ok_or_else(|| self.not_fed(1))?;
+        let last = checkpoints::last(self.engine, self.id)?;
         let functions = checkpoints::definition(self.engine, &last)?.functions;
         let seen = checkpoints::inspect(self.engine, &last)?;
         let module = seen.stacks.into_iter().flatten().find(|frame| frame.function == "<module>");
@@ -439,7 +438,7 @@ impl<'e> Session<'e> {
 
     fn open_feed(&self) -> Result<Option<Asked>> {
         let Some(loaded) = self.engine.store().load(self.id)? else { return Ok(None) };
-        let open = loaded.execution.open_calls.values().find(|call| call.new.request.is_feed());
+        let open = loaded.execution.open_feed();
         let Some((call, Request::Function { args, kwargs, .. })) =
             open.map(|call| (call.id(), &call.new.request))
         else {

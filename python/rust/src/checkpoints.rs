@@ -40,7 +40,7 @@ impl CheckpointStore {
         py: Python<'_>,
         url: &str,
         max_bytes: usize,
-        keep_last: usize,
+        keep_last: Option<usize>,
         lease_s: f64,
         keys: Option<&str>,
     ) -> PyResult<Self> {

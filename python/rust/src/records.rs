@@ -2,7 +2,7 @@
 
 use durable::{
     Call, CallRecord, Definition, ExecutionRecord, Failure, Recorded,
-    checkpoints::{Checkpoint, Frame, Inspection},
+    checkpoints::{Assignment, Checkpoint, Frame, Inspection},
     wire,
 };
 use pyo3::{
@@ -64,6 +64,7 @@ pub(crate) fn checkpoint<'py>(
     checkpoint: &Checkpoint,
 ) -> PyResult<Bound<'py, PyDict>> {
     let waits_for = checkpoint.waits_for.iter().map(|call| open_call(py, call));
+    let set = checkpoint.set.iter().map(|one| assignment(py, one));
     let dict = PyDict::new(py);
     dict.set_item("number", checkpoint.number)?;
     dict.set_item("id", checkpoint.id())?;
@@ -72,6 +73,17 @@ pub(crate) fn checkpoint<'py>(
     dict.set_item("sequence", checkpoint.sequence)?;
     dict.set_item("waits_for", waits_for.collect::<PyResult<Vec<_>>>()?)?;
     dict.set_item("label", checkpoint.label.as_deref())?;
+    dict.set_item("set", set.collect::<PyResult<Vec<_>>>()?)?;
+    Ok(dict)
+}
+
+fn assignment<'py>(py: Python<'py>, assignment: &Assignment) -> PyResult<Bound<'py, PyDict>> {
+    let dict = PyDict::new(py);
+    dict.set_item("task", assignment.task)?;
+    dict.set_item("depth", assignment.depth)?;
+    dict.set_item("function", &assignment.function)?;
+    dict.set_item("name", &assignment.name)?;
+    dict.set_item("value", assignment.value.as_str())?;
     Ok(dict)
 }
 

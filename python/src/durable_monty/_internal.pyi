@@ -53,6 +53,13 @@ class OpenCallDict(TypedDict):
     line: int
     column: int
 
+class AssignmentDict(TypedDict):
+    task: int
+    depth: int
+    function: str
+    name: str
+    value: str  # JSON
+
 class CheckpointDict(TypedDict):
     number: int
     id: str
@@ -61,6 +68,7 @@ class CheckpointDict(TypedDict):
     sequence: int
     waits_for: list[OpenCallDict]
     label: str | None
+    set: list[AssignmentDict]
 
 class FrameDict(TypedDict):
     function: str
@@ -90,7 +98,7 @@ class CheckpointStore:
 
     place: str
     def __init__(
-        self, url: str, max_bytes: int, keep_last: int, lease_s: float, keys: str | None
+        self, url: str, max_bytes: int, keep_last: int | None, lease_s: float, keys: str | None
     ) -> None: ...
     def save(self, id: str, content: str) -> tuple[int, int]:  # noqa: A002
         """How many bytes are kept, and how many older checkpoints were removed."""

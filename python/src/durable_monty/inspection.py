@@ -12,7 +12,7 @@ from .values import decode
 if TYPE_CHECKING:
     from . import _internal
 
-__all__ = ["Checkpoint", "Frame", "InspectedCheckpoint", "Opaque", "OpenCall"]
+__all__ = ["Assignment", "Checkpoint", "Frame", "InspectedCheckpoint", "Opaque", "OpenCall"]
 
 _OPAQUE = "$py:repr"
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -39,6 +39,20 @@ class OpenCall:
 
 
 @dataclass(frozen=True)
+class Assignment:
+    """A variable that a fork was given another value for."""
+
+    task: int
+    """Which of the stacks it belongs to, from 0."""
+    depth: int
+    """Which frame of the stack, from 0 for the outermost."""
+    function: str
+    """The frame's function; `<module>` for the program's own text."""
+    name: str
+    value: Any
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A place at which an execution has waited."""
 
@@ -55,6 +69,8 @@ class Checkpoint:
     """In the order in which they were asked for."""
     label: str | None
     """What the program called it with `__checkpoint__(...)`."""
+    set: list[Assignment]
+    """The variables that were given other values there, in a fork."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +133,7 @@ def _fields(row: _internal.CheckpointDict) -> dict[str, Any]:
         "sequence": row["sequence"],
         "waits_for": [OpenCall(**call) for call in row["waits_for"]],
         "label": row["label"],
+        "set": [Assignment(**{**one, "value": decode(one["value"])}) for one in row["set"]],
     }
 
 

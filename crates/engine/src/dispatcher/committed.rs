@@ -73,8 +73,7 @@ impl Dispatcher {
         let ended = commit.after.status.is_terminal();
         // Whoever fed a session waits until it asks for its next feed.
         let is_session = active.program.definition().language == Language::Session;
-        let is_fed =
-            is_session && commit.after.open_calls.values().any(|call| call.new.request.is_feed());
+        let is_fed = is_session && commit.after.open_feed().is_some();
         let state = Arc::try_unwrap(commit.after).unwrap_or_else(|shared| (*shared).clone());
         if ended || commit.release {
             if let Some(done) = active.visit.take() {

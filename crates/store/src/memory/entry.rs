@@ -221,7 +221,7 @@ impl Entry {
         let waits =
             matches!(self.state.status, Status::Scheduled | Status::Running | Status::Waiting);
         // An idle session waits for its next feed, for as long as it takes.
-        let is_idle = self.state.open_calls.values().any(|call| call.new.request.is_feed());
+        let is_idle = self.state.open_feed().is_some();
         asleep && waits && !is_idle && !self.has_inbox() && !self.has_control()
     }
 

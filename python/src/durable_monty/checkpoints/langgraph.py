@@ -1,6 +1,6 @@
 """A checkpointer for LangGraph on any provider (extra `langgraph`).
 
->>> saver = DurableSaver(FilesystemCheckpointProvider(".graphs", keep_last_n=1_000_000))
+>>> saver = DurableSaver(FilesystemCheckpointProvider(".graphs", keep_last_n=None))
 >>> graph = builder.compile(checkpointer=saver)
 
 Everything of a thread is a row of entries that only grows: what LangGraph calls a checkpoint is
@@ -83,12 +83,17 @@ class _Thread:
 class DurableSaver(BaseCheckpointSaver[int]):
     """Keeps LangGraph's checkpoints with a `CheckpointProvider`.
 
-    The provider should keep everything: give it a large `keep_last_n`. `close()`, or `with`, lets
-    other processes write at once. What goes over all threads (`list(None)`, `delete_for_runs`)
-    covers those that this saver has used.
+    The provider has to keep everything, with `keep_last_n=None`: LangGraph goes back to older
+    checkpoints. `close()`, or `with`, lets other processes write at once. What goes over all
+    threads (`list(None)`, `delete_for_runs`) covers those that this saver has used.
     """
 
     def __init__(self, provider: CheckpointProvider, *, serde: Any = None) -> None:
+        if provider.keep_last_n is not None:
+            raise InvalidCheckpoint(
+                f"the provider keeps the last {provider.keep_last_n} entries of a thread, and "
+                "LangGraph needs all of them: give it keep_last_n=None"
+            )
         super().__init__(serde=serde)
         self.provider = provider
         self._threads: dict[str, _Thread] = {}

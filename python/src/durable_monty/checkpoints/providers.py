@@ -29,7 +29,8 @@ _T = TypeVar("_T")
 class NativeCheckpointProvider(CheckpointProvider):
     """What the providers of this package share.
 
-    `keep_last_n`: how many checkpoints of an execution are kept when another is saved.
+    `keep_last_n`: how many checkpoints of an execution are kept when another is saved, None for
+    all.
     `max_size_mb`: largest checkpoint, before it is compressed.
     `lease_s`: how long a writer that is gone keeps others out. (On its own machine it keeps nobody
     out: others see that it is gone.)
@@ -42,12 +43,12 @@ class NativeCheckpointProvider(CheckpointProvider):
         url: str,
         *,
         max_size_mb: float = 10,
-        keep_last_n: int = 10,
+        keep_last_n: int | None = 10,
         lease_s: float = 30.0,
         encryption_keys: str | None = None,
         types: Iterable[type] = (),
     ) -> None:
-        if keep_last_n < 1:
+        if keep_last_n is not None and keep_last_n < 1:
             raise InvalidCheckpoint(f"keep_last_n is {keep_last_n}: at least one is kept")
         if not 0 < max_size_mb <= 1024:
             raise InvalidCheckpoint(f"max_size_mb is {max_size_mb}: more than 0, at most 1024")

@@ -171,6 +171,8 @@ def test_inputs_are_checked(service: OrchestratorService) -> None:
         service.start_execution("1", [], {"a-b": 1})
     with pytest.raises(InvalidWorkflow, match="nothing defines 'missing': pass it"):
         service.start_execution("x\n1 + missing", [], {"x": 1})
+    with pytest.raises(InvalidWorkflow, match=r"py:2:5: .* 'missing'.*\n    1 \+ missing\n"):
+        service.start_execution("'\f\u2028é'\n1 + missing", [])
     with pytest.warns(UserWarning, match="the input 'unused' is not used"):
         service.start_execution("1", [], {"unused": 1})
     with pytest.raises(InvalidWorkflow, match="source text"):

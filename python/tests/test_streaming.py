@@ -106,6 +106,17 @@ def test_files_of_the_standard_library_are_split_where_the_parser_does(path: Pat
     assert dumped == [ast.dump(one) for one in ast.parse(source).body]
 
 
+def test_errors_show_the_line_whatever_stands_in_the_text_above_it() -> None:
+    async def body() -> None:
+        executor = StreamingPythonExecutor()
+        with pytest.raises(StreamingExecutionError) as caught:
+            await executor.add_chunk('def f():\n    """\f\u2028"""\n    return 1 / 0\nf()\n')
+        assert ", response 1>:3:" in str(caught.value)
+        assert str(caught.value).splitlines()[1].strip() == "return 1 / 0"
+
+    run(body())
+
+
 def test_a_statement_runs_as_soon_as_nothing_can_follow_that_is_part_of_it() -> None:
     async def body() -> None:
         executor = StreamingPythonExecutor()

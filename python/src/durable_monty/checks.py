@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import functools
+import re
 import symtable
 import warnings
 from collections.abc import Collection, Iterator
@@ -15,10 +16,12 @@ from .errors import InvalidWorkflow
 if TYPE_CHECKING:
     from ._internal import Engine
 
-__all__ = ["check_inputs", "global_names"]
+__all__ = ["check_inputs", "global_names", "source_lines"]
 
 # The last one marks a place among the checkpoints.
 _ALWAYS_THERE = frozenset({*vars(builtins), "__name__", "__file__", "__doc__", "__checkpoint__"})
+
+_end_of_line = re.compile(r"\r\n?|\n")
 
 
 class _Names(NamedTuple):
@@ -55,7 +58,7 @@ def check_inputs(
 
 def _undefined(code: str, missing: Collection[str]) -> Iterator[str]:
     """Where each missing name is read first, as the engine shows places."""
-    lines = code.splitlines()
+    lines = source_lines(code)
     told = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Name) and node.id in missing and node.id not in told:
@@ -67,6 +70,17 @@ def _undefined(code: str, missing: Collection[str]) -> Iterator[str]:
                 "inputs, or in external_functions if it is a function"
                 f"\n    {line}\n    {' ' * column}^"
             )
+
+
+def source_lines(code: str) -> list[str]:
+    """The lines of source text as Python counts them, without their ends. `str.splitlines` also
+    ends lines at form feeds, U+2028 and the like, which may stand in a string.
+
+    >>> source_lines("a = '\\f'\\r\\nb\\n")
+    ["a = '\\x0c'", 'b']
+    """
+    lines = _end_of_line.split(code)
+    return lines if lines[-1] else lines[:-1]
 
 
 @functools.lru_cache(maxsize=256)

@@ -8,6 +8,7 @@ import traceback
 from types import TracebackType
 from typing import Any
 
+from ..checks import source_lines
 from ..errors import DurableError
 
 __all__ = ["StreamingExecutionError", "described", "show_lines", "traceback_of"]
@@ -40,7 +41,7 @@ def show_lines(file: str, line: int, text: str) -> None:
     entry: Any = linecache.cache.get(file)
     lines: list[str] = [] if entry is None else entry[2]
     lines += [""] * (line - 1 - len(lines))
-    lines[line - 1 :] = [f"{one}\n" for one in text.splitlines()]
+    lines[line - 1 :] = [f"{one}\n" for one in source_lines(text)]
     # No time of change: the entry is never looked up on the disk.
     linecache.cache[file] = (0, None, lines, file)
 

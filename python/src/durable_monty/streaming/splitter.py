@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ..checks import source_lines
+
 __all__ = ["Lines", "Statement", "StatementSplitter"]
 
 _BLOCK = frozenset(("if", "for", "while", "try", "async", "with", "def", "class"))
@@ -27,7 +29,7 @@ class Statement:
     @property
     def source(self) -> str:
         """Its text without what stands around it."""
-        lines = self.text.splitlines()
+        lines = source_lines(self.text)
         while lines and (not lines[0].strip() or lines[0].lstrip().startswith("#")):
             del lines[0]
         return "\n".join(lines).rstrip()
@@ -35,7 +37,7 @@ class Statement:
     @property
     def source_line(self) -> int:
         """The line on which the statement itself begins."""
-        lines = enumerate(self.text.splitlines(), self.line)
+        lines = enumerate(source_lines(self.text), self.line)
         begun = (n for n, line in lines if line.strip() and not line.lstrip().startswith("#"))
         return next(begun, self.line)
 

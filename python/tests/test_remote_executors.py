@@ -60,6 +60,21 @@ def meet(name, other):
 def price():
     raise ValueError("no price")
 
+class Mute(Exception):
+    def __str__(self):
+        raise SystemExit("out")
+
+@register_function("mute")
+def mute():
+    raise Mute
+
+@register_function("name")
+def name(is_raised):
+    found = "caf\\udce9.mp4"  # as os.listdir tells it
+    if is_raised:
+        raise ValueError(found)
+    return found
+
 @register_function("die")
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -139,22 +154,31 @@ def test_a_process_is_used_again(tasks: Path, service: OrchestratorService) -> N
 
 
 @pytest.mark.parametrize(
-    ("function", "kind", "message"),
+    ("call", "kind", "message"),
     [
-        ("price", "ValueError", "no price"),
-        ("die", "RuntimeError", "the process that ran die died: signal 9 (SIGKILL)"),
-        ("quit", "RuntimeError", "the process that ran quit died: exit code 3"),
+        ("price()", "ValueError", "no price"),
+        ("name(True)", "ValueError", r"caf\udce9.mp4"),
+        (
+            "name(False)",
+            "TypeError",
+            "result holds text that is not Unicode (a lone surrogate, U+DCE9): such text often "
+            "comes from os.fsdecode",
+        ),
+        ("mute()", "Exception", "pool_tasks.Mute: <can't be shown: SystemExit>"),
+        ("die()", "RuntimeError", "the process that ran die died: signal 9 (SIGKILL)"),
+        ("quit()", "RuntimeError", "the process that ran quit died: exit code 3"),
     ],
 )
 def test_a_process_that_fails(
-    tasks: Path, service: OrchestratorService, function: str, kind: str, message: str
+    tasks: Path, service: OrchestratorService, serve: Serve, call: str, kind: str, message: str
 ) -> None:
-    code = CATCHING.format(call=f"{function}()", kind=kind)
+    function = call.partition("(")[0]
+    code = CATCHING.format(call=call, kind=kind)
     ids = [service.start_execution(code, [function]) for _ in range(3)]
     others = [service.start_execution("await add(1, 2)", ["add"]) for _ in range(10)]
-    Worker(service, ProcessPoolExecutor(2)).run(until_complete=True)
-    assert [service.get_result(one) for one in ids] == [message] * 3
-    assert [service.get_result(one) for one in others] == [3] * 10
+    with serve(ProcessPoolExecutor(2)):
+        assert [service.result(one, PATIENCE_S) for one in ids] == [message] * 3
+        assert [service.result(one, PATIENCE_S) for one in others] == [3] * 10
 
 
 def test_a_call_that_takes_too_long_is_killed(tasks: Path, service: OrchestratorService) -> None:
@@ -282,6 +306,8 @@ def test_http(receiver: Receiver, service: OrchestratorService) -> None:
 def test_http_errors(receiver: Receiver, service: OrchestratorService) -> None:
     cases: list[tuple[int, Any, str]] = [
         (200, {"error": {"type": "ValueError", "message": "no price"}}, "no price"),
+        (200, {"error": {"type": "OSError", "message": "caf\udce9"}}, r"caf\udce9"),
+        (200, {"result": "caf\udce9"}, "answered 200, but: result holds text that is not Unicode"),
         (200, {"result": {"$bytes": 1}}, "answered 200, but"),
         (200, b"<html>", "answered 200, but"),
         (200, {"found": 1}, 'neither a "result" nor an "error"'),

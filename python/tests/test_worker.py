@@ -237,6 +237,41 @@ def test_exceptions_of_async_functions_reach_the_workflow(service: OrchestratorS
     )
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("out")
+
+
+def test_whatever_is_raised_or_returned_ends_the_call(
+    service: OrchestratorService, serve: Serve
+) -> None:
+    cases: dict[str, tuple[Any, str]] = {
+        "surrogate": (ValueError("no caf\udce9.mp4"), r"no caf\udce9.mp4"),
+        "mute": (Mute(), "<can't be shown: SystemExit>"),
+        "text": ("caf\udce9.mp4", "result holds text that is not Unicode"),
+        "key": ({"caf\udce9.mp4": 1}, "result holds text that is not Unicode"),
+    }
+
+    @register_function("f")
+    def f(kind: str) -> Any:
+        came_to = cases[kind][0]
+        if isinstance(came_to, Exception):
+            raise came_to
+        return came_to
+
+    @register_function("g")
+    async def g(kind: str) -> Any:
+        return f(kind)
+
+    with serve():
+        for function in ("f", "g"):
+            for kind, (_, message) in cases.items():
+                code = f"r = await {function}('{kind}')"
+                code = f"try:\n    {code}\nexcept Exception as e:\n    r = str(e)\nr"
+                execution_id = service.start_execution(code, [function])
+                assert message in service.result(execution_id, PATIENCE_S)
+
+
 def test_an_unregistered_function_fails_its_call_only(service: OrchestratorService) -> None:
     with pytest.warns(UserWarning, match="not registered"):
         lost = service.start_execution("await nowhere()", ["nowhere"])

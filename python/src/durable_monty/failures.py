@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import builtins
 import traceback
+from collections.abc import Callable
 from typing import NamedTuple
 
 __all__ = ["Failure", "error_type_name", "failure_of", "split_error"]
 
 
-class Failure(NamedTuple):
-    """Why an attempt failed."""
-
+class _Texts(NamedTuple):
     error_type: str
     message: str
-    traceback: str | None = None
+    traceback: str | None
+
+
+class Failure(_Texts):
+    """Why an attempt failed.
+
+    Its texts can be stored: a lone surrogate, as in the name of a file that is not UTF-8, becomes
+    its escape.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, error_type: str, message: str, traceback: str | None = None) -> Failure:
+        shown = None if traceback is None else _unicode(traceback)
+        return super().__new__(cls, _unicode(error_type), _unicode(message), shown)
 
 
 def error_type_name(kind: type[BaseException]) -> str:
@@ -32,11 +45,10 @@ def failure_of(error: BaseException) -> Failure:
     `json.JSONDecodeError`.
     """
     kind = type(error)
-    # Without this module's own frame.
-    shown = "".join(
-        traceback.format_exception(kind, error, error.__traceback__ and error.__traceback__.tb_next)
-    )
-    message = str(error.args[0]) if kind is KeyError and error.args else str(error)
+    # Without the caller's own frame.
+    stack = error.__traceback__ and error.__traceback__.tb_next
+    shown = _told(lambda: "".join(traceback.format_exception(kind, error, stack)))
+    message = _told(lambda: str(error.args[0] if kind is KeyError and error.args else error))
     for base in kind.__mro__:
         if base.__module__ == "builtins":
             break
@@ -48,12 +60,24 @@ def failure_of(error: BaseException) -> Failure:
     return Failure(base.__name__, f"{name}: {message}" if message else name, shown)
 
 
-def split_error(text: str) -> tuple[str, str]:
-    """Type and message of an error told as text: the last line of a traceback, if it is one."""
+def _told(tell: Callable[[], str]) -> str:
+    """What an exception says of itself, which runs code of its own."""
+    try:
+        return tell()
+    except BaseException as error:
+        return f"<can't be shown: {error_type_name(type(error))}>"
+
+
+def _unicode(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def split_error(text: str) -> Failure:
+    """An error that was told as text: the last line of a traceback, if it is one."""
     text = str(text).strip()
     line = text.rsplit("\n", 1)[-1] if text.startswith("Traceback ") else text
     name, _, message = line.partition(":")
     kind = getattr(builtins, name, None)
     if isinstance(kind, type) and issubclass(kind, Exception):
-        return name, message.strip()
-    return "RuntimeError", line
+        return Failure(name, message.strip())
+    return Failure("RuntimeError", line)

@@ -22,7 +22,7 @@ from .errors import (
     NotCompleted,
     NotFound,
 )
-from .failures import failure_of
+from .failures import Failure, failure_of
 from .functions import declare_functions
 from .inspection import Checkpoint, InspectedCheckpoint, checkpoint_of, inspected_of
 from .models import CallStatus, ExecutionStatus
@@ -396,11 +396,8 @@ class OrchestratorService:
         A text is reported as a RuntimeError. Raises NotFound, and Conflict when the call has
         ended already.
         """
-        if isinstance(error, str):
-            kind, message, shown = "RuntimeError", error, None
-        else:
-            kind, message, shown = failure_of(error)
-        self._store.engine.fail_call(execution_id, call_id, kind, message, shown)
+        failure = Failure("RuntimeError", error) if isinstance(error, str) else failure_of(error)
+        self._store.engine.fail_call(execution_id, call_id, *failure)
 
     def process_execution(self, execution_id: str, resume_group_id: str | None = None) -> None:
         """Advances one execution here and now, without a worker: starts it, or gives it the

@@ -186,7 +186,7 @@ class JobPoller:
             self._follow(self._engine.finish(job.task, encode(answer.get("result"))))
             return True
         if status == "failed":
-            kind, message = split_error(answer.get("error") or "the job failed")
+            kind, message, _ = split_error(answer.get("error") or "the job failed")
             name = job.task.function
             logger.info("job %s of %s failed: %s: %s", job.job_id, name, kind, message)
             self._follow(self._engine.fail(job.task, kind, message))

@@ -106,6 +106,7 @@ impl Clockwork {
         if now_ms >= self.next_renewal_ms {
             self.next_renewal_ms = now_ms + config.lease_ms as i64 / 3;
             self.renew(shell, now_ms);
+            shell.settle();
         }
         let due = self.next_due_ms.is_some_and(|due_ms| due_ms <= now_ms);
         if now_ms < self.next_poll_ms && !look_at_store && !due {
@@ -181,6 +182,7 @@ impl Clockwork {
     ) -> Result<()> {
         let expires_at_ms = now_ms + shell.config.lease_ms as i64;
         let owner = shell.owner.clone();
+        let claiming = shell.claims.write();
         let write = match shell.config.only {
             None => {
                 let queues = shell.duty.read().queues.clone();
@@ -204,6 +206,7 @@ impl Clockwork {
             let claimed = shell.with_programs(claimed);
             shell.feed(Input::Claimed(claimed));
         }
+        drop(claiming);
         self.next_due_ms = shell.store.next_due_ms(&shell.owner, &shell.duty.read().queues)?;
         Ok(())
     }

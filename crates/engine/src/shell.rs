@@ -8,6 +8,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, mpsc},
+    time::{Duration, Instant},
 };
 
 use durable_core::{
@@ -21,7 +22,7 @@ use crate::{
     Config, Duty,
     clockwork::Alarm,
     committer::{Answer, Committer},
-    dispatcher::{Ack, Action, Dispatcher, Input},
+    dispatcher::{Ack, Action, Dispatcher, GIVEN_BACK, Input},
     executor::{CallRequest, Executor},
     ports::{Clock, OwnerProbe, Random},
     programs::{CachedProgram, Programs},
@@ -29,6 +30,9 @@ use crate::{
 
 /// Called when an execution has ended, or might have: look again.
 pub(crate) type EndedHook = Box<dyn FnOnce() + Send>;
+
+/// How often an execution is asked for something that is given back in this very moment.
+const MAX_ASKED: u32 = 10;
 
 pub(crate) struct Shell {
     pub(crate) store: Arc<dyn Store>,
@@ -47,6 +51,13 @@ pub(crate) struct Shell {
     pub(crate) executor: RwLock<Option<Arc<dyn Executor>>>,
     pub(crate) waiters: Mutex<Waiters>,
     pub(crate) visits: Visits,
+    /// Held from a claim until the dispatcher has what was claimed, or this engine would take
+    /// leases away from itself: shared by visits, each of another execution, and alone by whoever
+    /// claims what it does not know.
+    pub(crate) claims: RwLock<()>,
+    /// Writes that the store could not take for now, and that nobody but this engine can make up
+    /// for.
+    pub(crate) unsettled: Mutex<Vec<Write>>,
     pub(crate) creations: Creations,
     /// `None` ends the loader.
     pub(crate) loads: mpsc::Sender<Option<Load>>,
@@ -112,9 +123,11 @@ impl Drop for Visiting<'_> {
 /// Something to read from the store.
 pub(crate) struct Load {
     pub(crate) id: ExecutionId,
+    /// Of the lease under which it is asked for.
+    pub(crate) epoch: u64,
     /// With the whole journal instead of a snapshot.
     pub(crate) full: bool,
-    pub(crate) after_ms: u64,
+    pub(crate) not_before: Instant,
 }
 
 impl Shell {
@@ -238,13 +251,15 @@ impl Shell {
                 self.commit_for(write, ack, "an outcome was refused");
             }
             Action::Advance(request) => {
-                let (shell, id) = (self.clone(), request.execution);
-                let done = move |advanced| shell.feed(Input::Advanced { id, advanced });
+                let shell = self.clone();
+                let (id, epoch) = (request.execution, request.next.epoch);
+                let done = move |advanced| shell.feed(Input::Advanced { id, epoch, advanced });
                 self.runner.advance(*request, Box::new(done));
             }
-            Action::Load { id, full, after_ms } => {
+            Action::Load { id, epoch, full, after_ms } => {
+                let not_before = Instant::now() + Duration::from_millis(after_ms);
                 // The loader ends only with the engine itself.
-                let _ = self.loads.send(Some(Load { id, full, after_ms }));
+                let _ = self.loads.send(Some(Load { id, epoch, full, not_before }));
             }
             Action::Submit(calls) => self.submit(calls),
             Action::Cancel { id, call, attempt } => {
@@ -298,9 +313,9 @@ impl Shell {
             };
             writes.push((Write::PutDictionary { program, dictionary }, Box::new(answer)));
         }
-        let shell = self.clone();
+        let (shell, epoch) = (self.clone(), transition.lease.epoch);
         let answer = move |answer: Result<Written>| {
-            shell.feed(Input::Committed { id, result: answer.map(drop) });
+            shell.feed(Input::Committed { id, epoch, result: answer.map(drop) });
         };
         writes.push((Write::Transition(transition), Box::new(answer)));
         self.committer.submit_all(writes);
@@ -308,11 +323,17 @@ impl Shell {
 
     fn commit_for(self: &Arc<Self>, write: Write, ack: Option<Ack>, refused: &'static str) {
         let shell = self.clone();
+        let again = write.clone();
         self.committer.submit(
             write,
             Box::new(move |answer| {
                 if let Err(error) = &answer {
                     tracing::debug!(%error, "{refused}");
+                    // An outcome is reported again by whoever waits for the answer.
+                    let is_ours = ack.is_none() || !matches!(again, Write::Report { .. });
+                    if is_ours && matches!(error, Error::Unavailable(_) | Error::Internal(_)) {
+                        shell.unsettled.lock().push(again);
+                    }
                 }
                 shell.alarm.look_at_store();
                 if let Some(ack) = ack {
@@ -322,14 +343,23 @@ impl Shell {
         );
     }
 
+    /// Tries again what the store could not take. Repeating it is harmless: a lease that was given
+    /// back meanwhile has another epoch, and a call that has ended takes no outcome.
+    pub(crate) fn settle(self: &Arc<Self>) {
+        for write in std::mem::take(&mut *self.unsettled.lock()) {
+            self.commit_for(write, None, "what was to be made up for was refused");
+        }
+    }
+
     /// Reads what the dispatcher asked for, one after the other, until the engine is dropped.
     pub(crate) fn run_loader(self: &Arc<Self>, loads: &mpsc::Receiver<Option<Load>>) {
         while let Ok(Some(load)) = loads.recv() {
-            if load.after_ms > 0 {
-                std::thread::sleep(std::time::Duration::from_millis(load.after_ms));
+            let wait = load.not_before.saturating_duration_since(Instant::now());
+            if !wait.is_zero() {
+                std::thread::sleep(wait);
             }
             let loaded = self.read(&load);
-            self.feed(Input::Loaded { id: load.id, loaded });
+            self.feed(Input::Loaded { id: load.id, epoch: load.epoch, loaded });
         }
     }
 
@@ -395,13 +425,31 @@ impl Shell {
         control: Option<(Control, String)>,
     ) -> Result<()> {
         let _visiting = self.visits.enter(id);
-        let (ack, acked) = rendezvous_ack();
-        if let Some((control, reason)) = &control
-            && self.dispatcher.lock().holds(id)
-        {
-            let (control, reason) = (*control, reason.clone());
+        for _ in 0..MAX_ASKED {
+            let (ack, acked) = rendezvous_ack();
+            self.ask(id, control.clone(), ack)?;
+            match acked() {
+                Err(Error::Unavailable(why)) if why == GIVEN_BACK => {}
+                answer => return answer,
+            }
+        }
+        Err(Error::unavailable(GIVEN_BACK))
+    }
+
+    /// As [`Self::control`]; what comes of it is told to `ack`.
+    fn ask(
+        self: &Arc<Self>,
+        id: ExecutionId,
+        control: Option<(Control, String)>,
+        ack: Ack,
+    ) -> Result<()> {
+        let _claiming = self.claims.read();
+        if self.dispatcher.lock().holds(id) {
+            let Some((control, reason)) = control else {
+                return Err(Error::conflict(format!("execution {id} is being run by this engine")));
+            };
             self.feed(Input::Control { id, control, reason, ack });
-            return acked();
+            return Ok(());
         }
         let now_ms = self.clock.now_ms();
         let claim = Write::ClaimOne {
@@ -416,30 +464,37 @@ impl Shell {
                 let Some(loaded) = claimed.pop() else {
                     return Err(Error::internal("a claim of one was answered with none"));
                 };
-                match self.programs.load(&loaded.program, &*self.store) {
-                    Ok(program) => {
-                        let loaded = Box::new(loaded);
-                        self.feed(Input::Visit { loaded, program, control, done: ack });
-                        acked()
-                    }
-                    Err(error @ Error::Corrupt(_))
-                        if matches!(control, Some((Control::Cancel, _))) =>
-                    {
-                        let loaded = Loaded { control, ..loaded };
-                        self.give_back_without_program(loaded, &error, Some(ack));
-                        acked()
-                    }
-                    Err(error) => {
-                        self.give_back_without_program(loaded, &error, None);
-                        Err(error)
-                    }
-                }
+                self.visit(loaded, control, ack)
             }
             (Ok(_), _) => Err(Error::internal("a claim was answered with something else")),
             (Err(Error::Conflict(_)), Some((control, reason))) => {
-                self.write(Write::Request { execution: id, control, reason }).map(drop)
+                ack(self.write(Write::Request { execution: id, control, reason }).map(drop));
+                Ok(())
             }
             (Err(error), _) => Err(error),
+        }
+    }
+
+    fn visit(
+        self: &Arc<Self>,
+        loaded: Loaded,
+        control: Option<(Control, String)>,
+        ack: Ack,
+    ) -> Result<()> {
+        match self.programs.load(&loaded.program, &*self.store) {
+            Ok(program) => {
+                let loaded = Box::new(loaded);
+                self.feed(Input::Visit { loaded, program, control, done: ack });
+                Ok(())
+            }
+            Err(error @ Error::Corrupt(_)) if matches!(control, Some((Control::Cancel, _))) => {
+                self.give_back_without_program(Loaded { control, ..loaded }, &error, Some(ack));
+                Ok(())
+            }
+            Err(error) => {
+                self.give_back_without_program(loaded, &error, None);
+                Err(error)
+            }
         }
     }
 

@@ -1,6 +1,9 @@
 //! What the engine knows of an execution while it holds its lease.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use durable_core::{
     Call, CallId, Command, Draft, Execution, ExecutionId, Group, Lease, Outcome, Payload, Result,
@@ -61,6 +64,17 @@ pub(super) enum Phase {
     Loading,
 }
 
+impl Phase {
+    /// What it had taken in, and who waits for what operators asked for.
+    pub(super) fn into_taken(self) -> (Vec<Arrival>, Vec<Ack>) {
+        match self {
+            Self::Idle(_) | Self::Loading => (Vec::new(), Vec::new()),
+            Self::Advancing(work) => (work.taken, Vec::new()),
+            Self::Committing(commit) => (commit.taken, commit.controls),
+        }
+    }
+}
+
 pub(super) struct Work {
     pub(super) draft: Draft,
     pub(super) group: Option<Group>,
@@ -76,6 +90,8 @@ pub(super) struct Commit {
     pub(super) taken: Vec<Arrival>,
     pub(super) controls: Vec<Ack>,
     pub(super) release: bool,
+    /// Whether the execution goes on that was paused.
+    pub(super) resumes: bool,
     /// Whether the runner holds the state after.
     pub(super) live: bool,
     /// [`Active::cold`] after.
@@ -140,6 +156,16 @@ impl Active {
         self.running.get(&call).is_some_and(|running| running.attempt == attempt)
     }
 
+    /// Takes in what others put into the store's inbox: it comes first, for the rows of these
+    /// calls are closed, and what else came in for them is too late.
+    pub(super) fn take_inbox(&mut self, inbox: impl IntoIterator<Item = Arrival>) {
+        let from_inbox = |arrival: &&Arrival| matches!(arrival.came, Came::Inbox(_));
+        let known = self.arrived.iter().filter(from_inbox).map(|arrival| arrival.call);
+        let known: HashSet<_> = known.collect();
+        let new = inbox.into_iter().filter(|arrival| !known.contains(&arrival.call));
+        self.arrived.splice(0..0, new);
+    }
+
     /// The open calls as far as they are known; none while the state is being loaded.
     pub(super) fn open_calls(&self) -> Option<&BTreeMap<CallId, Call>> {
         match &self.phase {
@@ -152,6 +178,24 @@ impl Active {
 }
 
 impl Arrival {
+    /// Whether the executor may still have the call.
+    pub(super) fn is_from_outside(&self) -> bool {
+        matches!(self.came, Came::Reported(_) | Came::Inbox(_))
+    }
+
+    /// Whether it is an outcome that nobody would come to again, and that is not stored.
+    pub(super) fn is_to_be_kept(&self) -> bool {
+        matches!(self.came, Came::Reported(_) | Came::Ran { outcome: Outcome::Completed(_), .. })
+    }
+
+    /// Whether a call waits for it that is in this state.
+    pub(super) fn is_awaited(&self, open_calls: &BTreeMap<CallId, Call>) -> bool {
+        open_calls.get(&self.call).is_some_and(|open| match self.came {
+            Came::Ran { attempt, .. } => attempt == open.attempt,
+            Came::Reported(_) | Came::Inbox(_) | Came::Fired => true,
+        })
+    }
+
     /// Passes an arrival on to the store's inbox, because the execution is not held any more.
     pub(super) fn hand_over(self, id: ExecutionId, out: &mut Vec<Action>) {
         let Self { call, came, ack } = self;

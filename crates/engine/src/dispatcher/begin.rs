@@ -60,13 +60,17 @@ impl Dispatcher {
         out: &mut Vec<Action>,
     ) {
         let Some(active) = self.active.get_mut(&id) else { return };
+        let (program, live) = (active.program.clone(), active.live);
         let mut draft = Draft::new(state, now_ms);
         let mut results = Vec::new();
         let mut taken = Vec::new();
         for arrival in std::mem::take(&mut active.arrived) {
             let random = unit(self.random.next_u64());
-            match take_in(&mut draft, active.program.definition(), &arrival, now_ms, random) {
+            match take_in(&mut draft, program.definition(), &arrival, now_ms, random) {
                 Ok(result) => {
+                    if arrival.is_from_outside() {
+                        self.stop(id, arrival.call, out);
+                    }
                     results.extend(result);
                     taken.push(arrival);
                 }
@@ -81,7 +85,6 @@ impl Dispatcher {
         if draft.events.is_empty() {
             return self.rest(now_ms, id, draft.after, out);
         }
-        let live = active.live;
         if results.is_empty() {
             let work = Work { draft, group: None, taken, journaled: None };
             return self.commit(id, work, live, None, Vec::new(), out);
@@ -187,6 +190,8 @@ impl Dispatcher {
         let release = active.arrived.is_empty()
             && active.controls.is_empty()
             && may_release(&self.config, self.attached, active, &work.draft.after, at_ms);
+        let is_resumed = |event: &Event| matches!(event, Event::ExecutionResumed);
+        let resumes = work.draft.events.iter().any(is_resumed);
         let (transition, commands) = work.draft.finish(active.lease.clone(), release);
         let cold = Cold::after(active.cold.take(), &transition);
         active.phase = Phase::Committing(Box::new(Commit {
@@ -195,6 +200,7 @@ impl Dispatcher {
             taken: work.taken,
             controls,
             release,
+            resumes,
             live: live && !release,
             cold,
         }));
@@ -215,6 +221,9 @@ impl Dispatcher {
         state: Execution,
         out: &mut Vec<Action>,
     ) {
+        if state.status == Status::Paused {
+            self.set_aside(id, out);
+        }
         let Some(active) = self.active.get_mut(&id) else { return };
         if !may_release(&self.config, self.attached, active, &state, now_ms) {
             active.phase = Phase::Idle(state);
@@ -223,9 +232,21 @@ impl Dispatcher {
         let (lease, wake_at_ms) = (active.lease.clone(), state.wake_at_ms());
         let done = active.visit.take();
         active.phase = Phase::Idle(state);
-        // What arrived for a paused execution goes to its inbox, after the lease is gone.
         out.push(Action::Release { id, lease, wake_at_ms, done });
         self.drop_active(id, out);
+    }
+
+    /// Puts what has come in for a paused execution into its inbox in the store: it is durable
+    /// there, and taken in when the execution goes on.
+    fn set_aside(&mut self, id: ExecutionId, out: &mut Vec<Action>) {
+        let Some(active) = self.active.get_mut(&id) else { return };
+        let arrived = std::mem::take(&mut active.arrived);
+        let (to_keep, rest): (Vec<_>, _) = arrived.into_iter().partition(Arrival::is_to_be_kept);
+        active.arrived = rest;
+        for arrival in to_keep {
+            self.stop(id, arrival.call, out);
+            arrival.hand_over(id, out);
+        }
     }
 
     /// Goes back to the store for the state, because what was under way did not work out. What
@@ -243,7 +264,7 @@ impl Dispatcher {
         active.cold = None;
         active.live = false;
         active.arrived.splice(0..0, taken);
-        out.push(Action::Load { id, full, after_ms });
+        out.push(Action::Load { id, epoch: active.lease.epoch, full, after_ms });
     }
 }
 
@@ -295,15 +316,14 @@ fn take_in(
     random: f64,
 ) -> Result<Option<(CallId, Outcome)>> {
     let id = arrival.call;
-    let late = || Error::conflict(format!("call {id} has ended already, or was never asked for"));
-    let call = draft.after.open_calls.get(&id).ok_or_else(late)?;
+    let call = draft.after.open_calls.get(&id).ok_or_else(|| late(id))?;
     let current = call.attempt;
     let outcome = match &arrival.came {
         Came::Fired => {
             draft.push(Event::TimerFired { call: id })?;
             return Ok(Some((id, Outcome::Completed(Payload::null()))));
         }
-        Came::Ran { attempt, .. } if *attempt != current => return Err(late()),
+        Came::Ran { attempt, .. } if *attempt != current => return Err(late(id)),
         Came::Ran { outcome: Outcome::Failed(failure), .. } => {
             let policy = definition.options_of(&call.new.request).retry.unwrap_or_default();
             if let Some(delay_ms) = policy.next_delay_ms(current, failure, random) {
@@ -322,6 +342,11 @@ fn take_in(
     };
     draft.close_call(id, current, outcome.clone())?;
     Ok(Some((id, outcome)))
+}
+
+/// Why an outcome is refused.
+pub(super) fn late(call: CallId) -> Error {
+    Error::conflict(format!("call {call} has ended already, or was never asked for"))
 }
 
 /// The start of a program as its journal tells it.

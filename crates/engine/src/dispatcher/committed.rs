@@ -26,12 +26,13 @@ impl Dispatcher {
         };
         match result {
             Ok(()) => self.carry_out(now_ms, id, *commit, out),
-            Err(error) => self.commit_failed(id, *commit, &error, out),
+            Err(error) => self.commit_failed(now_ms, id, *commit, &error, out),
         }
     }
 
     fn commit_failed(
         &mut self,
+        now_ms: UnixMs,
         id: ExecutionId,
         commit: Commit,
         error: &Error,
@@ -48,10 +49,16 @@ impl Dispatcher {
         let Some(active) = self.active.get_mut(&id) else { return };
         active.failed_commits += 1;
         if active.failed_commits > self.config.max_failed_commits {
-            // Trying for ever would only keep the store busy. Whoever takes the lease when it has
-            // expired starts from what the store has.
-            tracing::error!(execution = %id, %error, "given up until its lease expires");
+            // Trying for ever would only keep the store busy. Whoever takes it later starts from
+            // what the store has.
+            let wait_ms = self.config.lease_ms;
+            tracing::error!(execution = %id, %error, wait_ms, "given up for a while");
+            let again_ms = now_ms.saturating_add(i64::try_from(wait_ms).unwrap_or(i64::MAX));
+            let (lease, wake_at_ms) = (active.lease.clone(), Some(again_ms));
             active.arrived.splice(0..0, commit.taken);
+            let done = active.visit.take();
+            out.push(Action::Release { id, lease, wake_at_ms, done: None });
+            out.extend(done.map(|done| Action::Answer(done, Err(error.clone()))));
             return self.drop_active(id, out);
         }
         self.retreat(id, commit.taken, false, wait_ms, out);
@@ -90,6 +97,10 @@ impl Dispatcher {
         if is_fed {
             out.push(Action::News(id));
         }
+        if commit.resumes {
+            // What came in while it was paused lies in the inbox, and is not to be done again.
+            return self.retreat(id, Vec::new(), false, 0, out);
+        }
         self.run_commands(now_ms, id, &state, commit.commands, out);
         if let Some(active) = self.active.get_mut(&id) {
             active.phase = Phase::Idle(state);
@@ -106,6 +117,11 @@ impl Dispatcher {
         commands: Vec<Command>,
         out: &mut Vec<Action>,
     ) {
+        for command in &commands {
+            if let Command::CancelCall { call } = command {
+                self.stop(id, *call, out);
+            }
+        }
         let Some(active) = self.active.get_mut(&id) else { return };
         let may_run = self.attached && active.visit.is_none();
         let mut submitted = Vec::new();
@@ -121,12 +137,7 @@ impl Dispatcher {
                     }
                 }
                 Command::WakeAt { call, due_ms } => armed.push((due_ms, call, Timer::Due)),
-                Command::CancelCall { call } => {
-                    if let Some(Running { attempt, .. }) = active.running.remove(&call) {
-                        out.push(Action::Cancel { id, call, attempt });
-                    }
-                }
-                Command::Finish => {}
+                Command::CancelCall { .. } | Command::Finish => {}
             }
         }
         if !submitted.is_empty() {

@@ -1,11 +1,12 @@
 //! Executions that come out of the store: leased, reloaded, or with something in their inbox.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
-use durable_core::{Error, ExecutionId, Result, UnixMs};
+use durable_core::{CallId, Error, Execution, ExecutionId, Result, UnixMs};
 use durable_store::{Control, Loaded};
 
-use super::active::{Ack, Active};
+use super::active::{Ack, Active, Running};
+use super::begin::late;
 use super::{Action, Arrival, Came, Cold, Dispatcher, Phase};
 use crate::programs::CachedProgram;
 
@@ -57,16 +58,12 @@ impl Dispatcher {
         let Some(active) = self.active.get_mut(&id) else { return };
         match loaded {
             Ok(Some(loaded)) if loaded.lease.as_ref() == Some(&active.lease) => {
-                let open_calls = &loaded.execution.open_calls;
-                active.running.retain(|call, running| {
-                    open_calls.get(call).is_some_and(|open| open.attempt == running.attempt)
-                });
-                active.arrived.retain(|arrival| !matches!(arrival.came, Came::Inbox(_)));
-                active.arrived.extend(inbox_of(&loaded));
+                active.take_inbox(inbox_of(&loaded));
                 let Loaded { execution, snapshot, tail, .. } = loaded;
                 let snapshot = snapshot.map(|(snapshot, _)| snapshot);
                 active.cold = Some(Cold { snapshot, tail });
                 active.phase = Phase::Idle(execution);
+                self.drop_outdated(id, out);
                 self.resume_commands(now_ms, id, out);
                 self.begin(now_ms, id, out);
             }
@@ -80,8 +77,8 @@ impl Dispatcher {
             }
             Err(error) => {
                 tracing::warn!(execution = %id, %error, "the execution can't be loaded now");
-                let after_ms = self.config.retry_commit_ms;
-                out.push(Action::Load { id, full: false, after_ms });
+                let (epoch, after_ms) = (active.lease.epoch, self.config.retry_commit_ms);
+                out.push(Action::Load { id, epoch, full: false, after_ms });
             }
         }
     }
@@ -93,16 +90,11 @@ impl Dispatcher {
         if loaded.lease.as_ref() != Some(&active.lease) {
             return;
         }
-        for arrival in inbox_of(&loaded) {
-            let known = active
-                .arrived
-                .iter()
-                .any(|other| other.call == arrival.call && matches!(other.came, Came::Inbox(_)));
-            let open = active.open_calls().is_none_or(|open| open.contains_key(&arrival.call));
-            if open && !known {
-                active.arrived.push(arrival);
-            }
-        }
+        let is_open = |arrival: &Arrival| {
+            active.open_calls().is_none_or(|open_calls| arrival.is_awaited(open_calls))
+        };
+        let inbox: Vec<_> = inbox_of(&loaded).filter(is_open).collect();
+        active.take_inbox(inbox);
         if let Some(control) = loaded.control
             && active.controls.is_empty()
         {
@@ -112,19 +104,33 @@ impl Dispatcher {
     }
 
     fn replace(&mut self, id: ExecutionId, mut active: Active, out: &mut Vec<Action>) {
-        if let Some(mut old) = self.active.remove(&id) {
+        if let Some(old) = self.active.get_mut(&id) {
             // Our own lease had expired and we won it again: what still runs here goes on.
-            self.disarm(id, &old);
             active.running = std::mem::take(&mut old.running);
-            for arrival in old.arrived {
-                arrival.hand_over(id, out);
-            }
-            if let Some(done) = old.visit {
-                let lost = Error::conflict("the lease was lost meanwhile: try again");
-                out.push(Action::Answer(done, Err(lost)));
-            }
+            self.drop_active(id, out);
         }
         self.active.insert(id, active);
+        self.drop_outdated(id, out);
+    }
+
+    /// Forgets what came in, and what runs, of calls that have ended and of earlier attempts.
+    fn drop_outdated(&mut self, id: ExecutionId, out: &mut Vec<Action>) {
+        let Some(active) = self.active.get_mut(&id) else { return };
+        let Phase::Idle(Execution { open_calls, .. }) = &active.phase else { return };
+        let is_late = |arrival: &mut Arrival| !arrival.is_awaited(open_calls);
+        for arrival in active.arrived.extract_if(.., is_late) {
+            if let Some(ack) = arrival.ack {
+                out.push(Action::Answer(ack, Err(late(arrival.call))));
+            }
+        }
+        let runs_on = |(call, running): &(&CallId, &Running)| {
+            open_calls.get(call).is_some_and(|open| open.attempt == running.attempt)
+        };
+        let ended: Vec<_> =
+            active.running.iter().filter(|one| !runs_on(one)).map(|(call, _)| *call).collect();
+        for call in ended {
+            self.stop(id, call, out);
+        }
     }
 
     /// The commands of everything that is open, as if it had just been asked for.
@@ -133,7 +139,7 @@ impl Dispatcher {
         let Phase::Idle(state) = std::mem::replace(&mut active.phase, Phase::Loading) else {
             return;
         };
-        let arrived: Vec<_> = active.arrived.iter().map(|arrival| arrival.call).collect();
+        let arrived: HashSet<_> = active.arrived.iter().map(|arrival| arrival.call).collect();
         let is_waited_for = |call: &durable_core::Call| !arrived.contains(&call.id());
         if !matches!(state.status, durable_core::Status::Paused) {
             let open = state.open_calls.values().filter(|call| is_waited_for(call));

@@ -27,7 +27,7 @@ use durable_core::{
 use durable_store::{Control, Loaded};
 
 pub(crate) use active::{Ack, Arrival, Came};
-use active::{Active, Phase};
+use active::{Active, Phase, Running};
 use timers::Timer;
 
 use crate::{Config, executor::CallRequest, ports::Random, programs::CachedProgram};
@@ -46,12 +46,12 @@ pub(crate) enum Input {
     },
     /// A new execution is durable, and this engine holds its lease.
     Created { id: ExecutionId, program: Arc<CachedProgram>, inputs: Payload, lease: Lease },
-    /// What was asked for with [`Action::Load`].
-    Loaded { id: ExecutionId, loaded: Result<Option<Loaded>> },
-    /// The runner's answer.
-    Advanced { id: ExecutionId, advanced: Advanced },
-    /// The committer's answer.
-    Committed { id: ExecutionId, result: Result<()> },
+    /// What was asked for with [`Action::Load`] under the lease of this epoch.
+    Loaded { id: ExecutionId, epoch: u64, loaded: Result<Option<Loaded>> },
+    /// The runner's answer to what was sent under the lease of this epoch.
+    Advanced { id: ExecutionId, epoch: u64, advanced: Advanced },
+    /// The committer's answer to what was sent under the lease of this epoch.
+    Committed { id: ExecutionId, epoch: u64, result: Result<()> },
     /// An executor's report.
     Finished { id: ExecutionId, call: CallId, attempt: u32, outcome: Outcome },
     /// A result from outside, for an execution that may be leased here.
@@ -83,7 +83,7 @@ pub(crate) enum Action {
     /// Run the program and tell the dispatcher.
     Advance(Box<Advance>),
     /// Read the execution afresh, with its whole journal if `full`, and tell the dispatcher.
-    Load { id: ExecutionId, full: bool, after_ms: u64 },
+    Load { id: ExecutionId, epoch: u64, full: bool, after_ms: u64 },
     /// Hand these calls to the executor.
     Submit(Vec<CallRequest>),
     /// Tell the executor that nobody waits for an attempt.
@@ -131,9 +131,17 @@ impl Dispatcher {
                 self.active.insert(id, Active::created(id, program, inputs, lease));
                 self.begin(now_ms, id, out);
             }
-            Input::Loaded { id, loaded } => self.loaded(now_ms, id, loaded, out),
-            Input::Advanced { id, advanced } => self.advanced(id, advanced, out),
-            Input::Committed { id, result } => self.committed(now_ms, id, result, out),
+            Input::Loaded { id, epoch, .. }
+            | Input::Advanced { id, epoch, .. }
+            | Input::Committed { id, epoch, .. }
+                if self.active.get(&id).is_none_or(|active| active.lease.epoch != epoch) =>
+            {
+                // The lease was lost meanwhile, and perhaps won again: this answers nobody.
+                tracing::debug!(execution = %id, epoch, "an answer came too late");
+            }
+            Input::Loaded { id, loaded, .. } => self.loaded(now_ms, id, loaded, out),
+            Input::Advanced { id, advanced, .. } => self.advanced(id, advanced, out),
+            Input::Committed { id, result, .. } => self.committed(now_ms, id, result, out),
             Input::Finished { id, call, attempt, outcome } => {
                 self.finished(now_ms, id, call, attempt, outcome, out);
             }
@@ -151,8 +159,7 @@ impl Dispatcher {
             Input::Inbox(loaded) => self.inbox(now_ms, *loaded, out),
             Input::Control { id, control, reason, ack } => {
                 let Some(active) = self.active.get_mut(&id) else {
-                    let gone = Error::conflict("the execution was given back meanwhile: try again");
-                    return out.push(Action::Answer(ack, Err(gone)));
+                    return out.push(Action::Answer(ack, Err(given_back())));
                 };
                 active.controls.push((control, reason, Some(ack)));
                 self.begin(now_ms, id, out);
@@ -161,10 +168,8 @@ impl Dispatcher {
             Input::Drain => self.drain(now_ms, out),
             Input::GiveUp => self.give_up(out),
             Input::Recalled(call) => {
-                if let Some(active) = self.active.get_mut(&call.execution)
-                    && active.is_running(call.call, call.attempt)
-                {
-                    active.running.remove(&call.call);
+                if self.is_wanted(call.execution, call.call, call.attempt) {
+                    self.take_running(call.execution, call.call);
                 }
             }
             Input::Deleted(id) => self.drop_active(id, out),
@@ -232,9 +237,25 @@ impl Dispatcher {
             tracing::debug!(execution = %id, call, attempt, "a late outcome was refused");
             return;
         }
-        active.running.remove(&call);
         active.arrived.push(Arrival { call, came: Came::Ran { attempt, outcome }, ack: None });
+        self.take_running(id, call);
         self.begin(now_ms, id, out);
+    }
+
+    /// Takes a call from those that the executor has, with its deadline.
+    fn take_running(&mut self, id: ExecutionId, call: CallId) -> Option<Running> {
+        let running = self.active.get_mut(&id)?.running.remove(&call)?;
+        if let Some((_, due_ms)) = running.deadline {
+            self.timers.remove(&(due_ms, id, call, Timer::Deadline));
+        }
+        Some(running)
+    }
+
+    /// Tells the executor that nobody waits for a call any more, if it has it.
+    fn stop(&mut self, id: ExecutionId, call: CallId, out: &mut Vec<Action>) {
+        if let Some(Running { attempt, .. }) = self.take_running(id, call) {
+            out.push(Action::Cancel { id, call, attempt });
+        }
     }
 
     fn drain(&mut self, now_ms: UnixMs, out: &mut Vec<Action>) {
@@ -270,24 +291,26 @@ impl Dispatcher {
         if active.live {
             out.push(Action::Forget(id));
         }
-        for arrival in active.arrived {
+        let (taken, controls) = active.phase.into_taken();
+        for arrival in taken.into_iter().chain(active.arrived) {
             arrival.hand_over(id, out);
         }
-        for (_, _, ack) in active.controls {
-            if let Some(ack) = ack {
-                let gone = Error::conflict("the execution is not held any more: try again");
-                out.push(Action::Answer(ack, Err(gone)));
-            }
-        }
-        if let Some(done) = active.visit {
-            let gone = Error::conflict("another engine took the execution over");
-            out.push(Action::Answer(done, Err(gone)));
-        }
+        let asked = active.controls.into_iter().filter_map(|(_, _, ack)| ack);
+        let waiting = controls.into_iter().chain(asked).chain(active.visit);
+        out.extend(waiting.map(|ack| Action::Answer(ack, Err(given_back()))));
         // Not as soon as there is room for one: each look at the store costs a commit.
         if self.active.len() == self.config.max_active * 3 / 4 {
             out.push(Action::HasRoom);
         }
     }
+}
+
+/// What somebody is told who asked for something in the moment in which the execution was given
+/// back, or taken over by another engine: nothing was done.
+pub(crate) const GIVEN_BACK: &str = "the execution was given back meanwhile: try again";
+
+fn given_back() -> Error {
+    Error::unavailable(GIVEN_BACK)
 }
 
 /// The failure of an attempt that took too long.

@@ -34,14 +34,13 @@ impl Dispatcher {
 
     /// Forgets the timers of an execution.
     pub(super) fn disarm(&mut self, id: ExecutionId, active: &Active) {
-        // Deadlines of running attempts are not kept per execution: they find nobody and vanish.
-        for (call, due_ms) in active
-            .open_calls()
-            .into_iter()
-            .flatten()
-            .filter_map(|(call, open)| Some((*call, open.due_ms?)))
-        {
+        let open_calls = active.open_calls().into_iter().flatten();
+        for (call, due_ms) in open_calls.filter_map(|(call, open)| Some((*call, open.due_ms?))) {
             self.timers.remove(&(due_ms, id, call, Timer::Due));
+        }
+        let running = active.running.iter();
+        for (call, (_, due_ms)) in running.filter_map(|(call, one)| Some((*call, one.deadline?))) {
+            self.timers.remove(&(due_ms, id, call, Timer::Deadline));
         }
     }
 
@@ -109,10 +108,9 @@ impl Dispatcher {
         else {
             return;
         };
-        active.running.remove(&call);
-        out.push(Action::Cancel { id, call, attempt });
         let outcome = Outcome::Failed(timed_out(timeout_ms));
         active.arrived.push(Arrival { call, came: Came::Ran { attempt, outcome }, ack: None });
+        self.stop(id, call, out);
         self.begin(now_ms, id, out);
     }
 }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use durable::{
-    CallRequest, CallStatus, Durable, Engine, Error, ExecutionId, Outcome, Payload, PullQueue,
-    Status, Workflow,
+    CallRecord, CallRequest, CallStatus, Config, Durable, Engine, Error, ExecutionId, Outcome,
+    Payload, PullQueue, Status, Workflow,
 };
 use support::*;
 
@@ -55,10 +55,15 @@ impl Stage {
     }
 
     fn open(&self) -> Durable {
+        self.open_with(Config::default())
+    }
+
+    fn open_with(&self, config: Config) -> Durable {
         let (started, stopped) = (self.started.clone(), self.stopped.clone());
         let (calls, gate, quick) = (self.calls.clone(), self.gate.clone(), self.calls.clone());
         self.scene
             .builder()
+            .config(config)
             .function_raw("slow", move |call| {
                 let gate = gate.clone();
                 calls.note(&call);
@@ -432,4 +437,120 @@ await work(sum(results))
     assert_eq!(output(&engine, id), "50");
     assert_eq!(transitions(), 52);
     assert_eq!(scene.count("SELECT count(*) FROM snapshots"), 2);
+}
+
+#[test]
+fn what_is_asked_of_an_execution_meets_the_engine_that_takes_it_up() {
+    let stage = Stage::new();
+    let durable = stage.open();
+    let engine = durable.engine();
+    let ids: Vec<_> = (0..200)
+        .map(|number| {
+            // What has a key is not taken by the one that starts it, but found in the store.
+            let keyed = workflow("[await quick(1), await quick(2)]");
+            let id = durable.start(&keyed.idempotency_key(&number.to_string())).unwrap();
+            match engine.advance(id) {
+                Ok(()) | Err(Error::Conflict(_)) => id,
+                Err(error) => panic!("{error}"),
+            }
+        })
+        .collect();
+    for id in ids {
+        assert_eq!(output(engine, id).replace(' ', ""), "[1,2]");
+    }
+    stage.calls.assert_each_ran_once();
+    for number in 0..200 {
+        let keyed = workflow("await slow(1)").idempotency_key(&format!("slow {number}"));
+        let id = durable.start(&keyed).unwrap();
+        engine.cancel(id, "not wanted").unwrap();
+        assert_eq!(engine.execution(id).unwrap().status, Status::Cancelled);
+    }
+}
+
+#[test]
+fn a_result_from_outside_is_used_though_the_call_has_ended_here_meanwhile() {
+    let stage = Stage::new();
+    let durable =
+        stage.open_with(Config { poll_ms: 60_000, sweep_ms: 60_000, ..Config::default() });
+    let id = durable.start(&workflow("await slow(1)")).unwrap();
+    let call = stage.running();
+    stage.other().complete_call(id, call.call, returned("\"outside\"")).unwrap();
+    stage.gate.open_for(1);
+    assert_eq!(output(durable.engine(), id), "\"outside\"");
+}
+
+#[test]
+fn a_call_that_is_completed_from_here_runs_no_longer() {
+    let stage = Stage::new();
+    let durable = stage.open();
+    let engine = durable.engine();
+    let source = "import asyncio\nawait slow(1)\nawait asyncio.sleep(86400)";
+    let id = durable.start(&workflow(source)).unwrap();
+    let call = stage.running();
+    engine.complete_call(id, call.call, returned("1")).unwrap();
+    assert_eq!(stage.stops.recv_timeout(PATIENCE).unwrap(), call.call);
+    until("it is given back while it sleeps", || engine.held() == 0);
+}
+
+#[test]
+fn a_call_of_a_paused_execution_can_be_completed_while_it_runs() {
+    let stage = Stage::new();
+    let durable = stage.open();
+    let engine = durable.engine();
+    let id = durable.start(&workflow("[await slow(1), await quick(2)]")).unwrap();
+    let call = stage.running();
+    engine.pause(id, "maintenance").unwrap();
+    engine.complete_call(id, call.call, returned("7")).unwrap();
+    assert_eq!(calls(engine, id)[0].status, CallStatus::Completed);
+    assert_eq!(engine.execution(id).unwrap().status, Status::Paused);
+    assert_eq!(stage.stops.recv_timeout(PATIENCE).unwrap(), call.call);
+    engine.resume(id).unwrap();
+    assert_eq!(output(engine, id).replace(' ', ""), "[7,2]");
+}
+
+#[test]
+fn what_returned_during_a_pause_is_not_run_again_beside_what_still_runs() {
+    let stage = Stage::new();
+    let durable = stage.open();
+    let engine = durable.engine();
+    let source = "from asyncio import gather\nawait gather(slow(1), slow(2))";
+    let id = durable.start(&workflow(source)).unwrap();
+    for _ in 0..2 {
+        stage.running();
+    }
+    engine.pause(id, "maintenance").unwrap();
+    stage.gate.open_for(1);
+    let has_ended = |call: &CallRecord| call.status == CallStatus::Completed;
+    until("one result is stored", || calls(engine, id).iter().any(has_ended));
+    engine.resume(id).unwrap();
+    reaches(engine, id, Status::Waiting);
+    stage.gate.open_for(1);
+    assert_eq!(output(engine, id).replace(' ', ""), "[1,2]");
+    stage.calls.assert_each_ran_once();
+}
+
+#[test]
+fn a_lease_that_could_not_be_given_back_is_given_back_later() {
+    let stage = Stage::new();
+    let durable = stage.open_with(Config {
+        lease_ms: 300,
+        max_failed_commits: 1,
+        retry_commit_ms: 1,
+        ..Config::default()
+    });
+    let engine = durable.engine();
+    let id = durable.start(&workflow("[await slow(1), await quick(2)]")).unwrap();
+    stage.running();
+    let refuse = "CREATE TRIGGER refuse BEFORE DELETE ON execution_locks \
+                  BEGIN SELECT RAISE(ABORT, 'the disk is full'); END";
+    stage.scene.sql().execute_batch(refuse).unwrap();
+    engine.pause(id, "maintenance").unwrap();
+    stage.gate.open_for(1);
+    until("the engine has given it up", || engine.held() == 0);
+    assert_eq!(stage.scene.count("SELECT count(*) FROM execution_locks"), 1);
+    stage.scene.sql().execute_batch("DROP TRIGGER refuse").unwrap();
+    until("nobody holds it", || stage.scene.count("SELECT count(*) FROM execution_locks") == 0);
+    engine.resume(id).unwrap();
+    assert_eq!(output(engine, id).replace(' ', ""), "[1,2]");
+    stage.calls.assert_each_ran_once();
 }

@@ -331,7 +331,11 @@ impl Shell {
                     tracing::debug!(%error, "{refused}");
                     // An outcome is reported again by whoever waits for the answer.
                     let is_ours = ack.is_none() || !matches!(again, Write::Report { .. });
-                    if is_ours && matches!(error, Error::Unavailable(_) | Error::Internal(_)) {
+                    let is_final = matches!(
+                        error,
+                        Error::Conflict(_) | Error::NotFound(_) | Error::Invalid(_)
+                    );
+                    if is_ours && !is_final {
                         shell.unsettled.lock().push(again);
                     }
                 }

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from conftest import PATIENCE_S, Serve
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from durable_monty import (
     Call,
+    ExecutionCancelled,
     ExecutionFailed,
     LocalExecutor,
     OrchestratorService,
+    Unavailable,
     Worker,
     from_json,
 )
 from durable_monty.executor import Executor
+from durable_monty.executors.base import CallRequest, Outcome, Outcomes, ReportingExecutor
 
 pytestmark = pytest.mark.filterwarnings("ignore:not registered in this process")
 
@@ -39,6 +47,9 @@ class Queue(Executor):
 
     def check_job(self, job_id: str) -> Any:
         return self.answers.get(job_id, {"status": "queued"})
+
+    def names(self) -> list[str]:
+        return [function_name for function_name, _, _ in self.jobs.values()]
 
     def get_stats(self) -> dict[str, Any]:
         return {"jobs": len(self.jobs)}
@@ -125,6 +136,198 @@ def test_an_executors_exception_fails_that_call_only(service: OrchestratorServic
     ]:
         with pytest.raises(ExecutionFailed, match=message):
             service.get_result(ids[name])
+
+
+class Together(ReportingExecutor):
+    """Jobs that have ended as soon as they are submitted, told of from another thread."""
+
+    def __init__(self) -> None:
+        self.ended: queue.SimpleQueue[CallRequest | None] = queue.SimpleQueue()
+        self.calls: list[CallRequest] = []
+
+    def attach(self, outcomes: Outcomes) -> None:
+        def tell() -> None:
+            while (call := self.ended.get()) is not None:
+                outcomes.report({call.job_id: self.outcome_of(call)})
+
+        self.teller = threading.Thread(target=tell)
+        self.teller.start()
+
+    def detach(self) -> None:
+        self.ended.put(None)
+        self.teller.join(PATIENCE_S)
+
+    def names(self) -> list[str]:
+        return [call.function_name for call in self.calls]
+
+    def outcome_of(self, call: CallRequest) -> Outcome:
+        return Outcome(call.args)
+
+    def submit_calls(self, calls: Sequence[CallRequest]) -> Sequence[str | None]:
+        for call in calls:
+            self.calls.append(call)
+            self.ended.put(call)
+        return [call.job_id for call in calls]
+
+
+def every_other_query_fails(service: OrchestratorService, *, naming: str, but: str = "-") -> None:
+    """Has queries that name a column fail as when the database is restarted: the first of them,
+    the third, and so on."""
+    numbers = itertools.count()
+
+    def fail(connection: Any, cursor: Any, query: str, parameters: Any, *_: Any) -> None:
+        if naming in query and but not in query and next(numbers) % 2 == 0:
+            raise OperationalError(query, parameters, Exception("server closed the connection"))
+
+    event.listen(service.engine, "before_cursor_execute", fail)
+
+
+@pytest.mark.parametrize("kind", [Together, Immediate])
+def test_calls_outlast_a_database_that_is_away(
+    service: OrchestratorService, serve: Serve, kind: type[Executor]
+) -> None:
+    every_other_query_fails(service, naming="job_id")
+    with serve(kind()):
+        # The first call comes to the thread of the worker, the others follow from reports.
+        execution_id = service.start_execution("[len(await f(i)) for i in range(4)]", ["f"])
+        assert len(service.result(execution_id, PATIENCE_S)) == 4
+
+
+def test_calls_are_let_go_of_when_the_database_is_back(
+    service: OrchestratorService, serve: Serve
+) -> None:
+    class Held(Together):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cancelled = threading.Event()
+            self.begun = threading.Event()
+
+        def submit_calls(self, calls: Sequence[CallRequest]) -> Sequence[str | None]:
+            if calls[0].function_name == "f":
+                return super().submit_calls(calls)
+            self.begun.set()
+            return [None for _ in calls]
+
+        def release_call(self, call: CallRequest) -> None:
+            raise SystemExit("a fault of this executor")
+
+        def cancel_call(self, call: CallRequest) -> None:
+            self.cancelled.set()
+
+    every_other_query_fails(service, naming="attempts", but="job_id")
+    executor = Held()
+    with serve(executor):
+        execution_id = service.start_execution("await held()", ["held"])
+        assert executor.begun.wait(PATIENCE_S)
+        service.cancel(execution_id)
+        assert executor.cancelled.wait(PATIENCE_S)
+        again = service.start_execution("await f(1)", ["f"])
+        assert service.result(again, PATIENCE_S) == [1]
+
+
+def test_an_executor_that_is_away_is_tried_again(service: OrchestratorService) -> None:
+    class Away(Immediate):
+        tries = 0
+
+        def is_away(self) -> bool:
+            self.tries += 1
+            return self.tries % 3 != 0
+
+        def submit_call(self, function_name: str, args: Any, kwargs: Any) -> str:
+            if self.is_away():
+                raise Unavailable("no broker")
+            return super().submit_call(function_name, args, kwargs)
+
+        def check_job(self, job_id: str) -> Any:
+            if self.is_away():
+                raise Unavailable("no broker")
+            return super().check_job(job_id)
+
+    execution_id = service.start_execution("await f(1)", ["f"])
+    executor = Away()
+    Worker(service, executor, poll_interval=0).run(until_complete=True)
+    assert service.get_result(execution_id) == ["f", [1]]
+    assert executor.tries == 6
+    again = service.start_execution("await f(2)", ["f"])
+    Worker(service, executor, poll_interval=0).run(once=True)
+    assert len(executor.jobs) == 2, "once waits until every call was submitted"
+    Worker(service, executor, poll_interval=0).run(until_complete=True)
+    assert service.get_result(again) == ["f", [2]]
+
+
+@pytest.mark.parametrize("kind", [Together, Immediate])
+def test_what_ended_while_an_executor_was_away_is_not_submitted(
+    service: OrchestratorService, serve: Serve, kind: Any
+) -> None:
+    is_back, tried = threading.Event(), threading.Event()
+
+    class Away(kind):  # type: ignore[misc]
+        def submit_call(self, *call: Any) -> Any:
+            return self.submit(super().submit_call, *call)
+
+        def submit_calls(self, *calls: Any) -> Any:
+            return self.submit(super().submit_calls, *calls)
+
+        def submit(self, submit: Any, *arguments: Any) -> Any:
+            tried.set()
+            if not is_back.is_set():
+                raise Unavailable("no broker")
+            return submit(*arguments)
+
+    executor = Away()
+    with serve(executor):
+        ended = service.start_execution("await late()", ["late"])
+        assert tried.wait(PATIENCE_S)
+        service.cancel(ended)
+        with pytest.raises(ExecutionCancelled):
+            service.result(ended, PATIENCE_S)
+        is_back.set()
+        execution_id = service.start_execution("await f(1)", ["f"])
+        service.result(execution_id, PATIENCE_S)
+    assert executor.names() == ["f"]
+
+
+def test_whatever_an_executor_does_its_call_ends(
+    service: OrchestratorService, serve: Serve
+) -> None:
+    class Exits(Queue):
+        def submit_call(self, function_name: str, args: Any, kwargs: Any) -> str:
+            raise SystemExit("out")
+
+    class ExitsLater(Immediate):
+        def check_job(self, job_id: str) -> Any:
+            raise SystemExit("out")
+
+    class ExitsTogether(Together):
+        def submit_calls(self, calls: Sequence[CallRequest]) -> Sequence[str | None]:
+            raise SystemExit("out")
+
+    class TellsTooLittle(Together):
+        def submit_calls(self, calls: Sequence[CallRequest]) -> Sequence[str | None]:
+            return []
+
+    class TellsNoUnicode(Together):
+        def outcome_of(self, call: CallRequest) -> Outcome:
+            return Outcome('"\udce9"')
+
+    class TellsNoFailure(Together):
+        def outcome_of(self, call: CallRequest) -> Outcome:
+            return Outcome(None, ())  # type: ignore[arg-type]
+
+    cases: dict[type[Executor], str] = {
+        Exits: "out",
+        ExitsLater: "out",
+        ExitsTogether: "out",
+        TellsTooLittle: "zip",
+        TellsNoUnicode: "TellsNoUnicode reported what can't be stored: ",
+        TellsNoFailure: "TellsNoFailure reported what can't be stored: ",
+    }
+    for kind, message in cases.items():
+        with serve(kind()):
+            for _ in range(2):
+                execution_id = service.start_execution("await f()", ["f"])
+                with pytest.raises(ExecutionFailed, match=message):
+                    service.result(execution_id, PATIENCE_S)
 
 
 class ByCall(Executor):

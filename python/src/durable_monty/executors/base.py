@@ -35,7 +35,8 @@ class Executor(ABC):
 
     A worker submits each call once it is durable that the workflow asked for it, and asks
     `check_job` about every job each poll interval. An exception raised by any of these methods
-    fails the call in question and nothing else.
+    fails the call in question and nothing else; but Unavailable says that what is behind it can't
+    be reached now, and is followed by another try, within the call's own timeout.
 
     >>> class CloudExecutor(Executor):
     ...     def submit_call(self, function_name, args, kwargs):

@@ -7,17 +7,17 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select, tuple_
 from sqlalchemy.engine import Engine as Database
-from sqlalchemy.orm import Session
 
 from ..errors import Conflict, Unavailable
-from ..failures import failure_of
+from ..failures import Failure, failure_of
 from ..models import Call, CallStatus
 from .base import CallRequest, Outcome, ReportingExecutor
+from .stored import jobs_of_earlier_workers, rows
 
 if TYPE_CHECKING:
     from .._internal import Engine, Task
@@ -39,8 +39,9 @@ class Courier:
     """Carries calls from the engine to an executor, many at a time, and its reports back.
 
     One thread waits for calls. Whoever reports outcomes also submits the calls that follow from
-    them, so nothing waits for that thread. An executor that can't take calls now is tried again,
-    at growing distances, and no further calls are taken from the engine meanwhile.
+    them, so nothing waits for that thread. When an executor can't take calls now, or the database
+    can't be asked about them, that is tried again, at growing distances, and no further calls are
+    taken from the engine meanwhile.
     """
 
     def __init__(self, engine: Engine, executor: ReportingExecutor, database: Database) -> None:
@@ -97,13 +98,7 @@ class Courier:
                 known = self._open.pop(job_id, None)
             if known is None:
                 continue
-            call, task = known
-            if outcome.error is None:
-                answer = self._engine.finish(task, outcome.result or "null")
-            else:
-                kind, message, shown = outcome.error
-                logger.info("%s of %s failed: %s: %s", job_id, call.function_name, kind, message)
-                answer = self._engine.fail(task, kind, message, shown)
+            answer = self._pass_on(*known, outcome)
             if answer is not None:
                 following.append(answer)
         if following:
@@ -116,25 +111,44 @@ class Courier:
         if known is not None:
             self._engine.note_jobs([(known[1], name)])
 
+    def _pass_on(self, call: CallRequest, task: Task, outcome: Outcome) -> Task | None:
+        try:
+            if outcome.error is None:
+                return self._engine.finish(task, outcome.result or "null")
+            failure = Failure(*outcome.error)
+        except Exception as error:
+            who = type(self._executor).__name__
+            said = failure_of(error).message
+            failure = Failure("RuntimeError", f"{who} reported what can't be stored: {said}")
+        kind, message, _ = failure
+        logger.info("%s of %s failed: %s: %s", call.job_id, call.function_name, kind, message)
+        return self._engine.fail(task, *failure)
+
     # The thread
 
     def _body(self) -> None:
         retry_s = FIRST_RETRY_S
         while not self._stopped.is_set():
-            if self._unsubmitted:
-                tasks = [self._unsubmitted.popleft() for _ in range(len(self._unsubmitted))]
-            else:
-                tasks = self._next_tasks()
-            if not tasks:
-                pass
-            elif self._submit(tasks):
-                retry_s = FIRST_RETRY_S
-            else:
-                self._stopped.wait(retry_s)
-                retry_s = min(LONGEST_RETRY_S, 2 * retry_s)
-            if time.monotonic() >= self._check_due:
-                self._check_due = time.monotonic() + CHECK_EVERY_S
-                self._drop_unwanted()
+            try:
+                tasks = self._put_off() or self._next_tasks()
+                if not tasks or self._submit(tasks):
+                    retry_s = FIRST_RETRY_S
+                else:
+                    self._stopped.wait(retry_s)
+                    retry_s = min(LONGEST_RETRY_S, 2 * retry_s)
+                if time.monotonic() >= self._check_due:
+                    self._check_due = time.monotonic() + CHECK_EVERY_S
+                    self._drop_unwanted()
+            except Unavailable as error:
+                logger.warning("calls that ended are looked for later: %s", error)
+            except BaseException:
+                # Without this thread nothing would be submitted any more.
+                logger.exception("%s failed to let go of calls", type(self._executor).__name__)
+
+    def _put_off(self) -> list[Task]:
+        """The calls that could not be submitted before and that are still waited for."""
+        tasks = [self._unsubmitted.popleft() for _ in range(len(self._unsubmitted))]
+        return [task for task in tasks if not self._engine.is_cancelled(task)]
 
     def _next_tasks(self) -> list[Task]:
         """The next calls, waiting for the first."""
@@ -161,29 +175,30 @@ class Courier:
         return tasks
 
     def _submit(self, tasks: Sequence[Task]) -> bool:
-        """Hands calls to the executor; False when it can't take any now."""
+        """Hands calls to the executor; False when that has to be done later."""
         with self._lock:
             self._submitting += 1
-        self._turn.acquire()
         try:
-            requests = self._requests(tasks)
+            with self._turn:
+                self._hand_over(self._requests(tasks))
+            return True
+        except Unavailable as error:
+            logger.warning("%d calls wait to be submitted: %s", len(tasks), error)
+            self._unsubmitted.extend(tasks)
+            return False
+        finally:
             with self._lock:
-                self._open.update((call.job_id, (call, task)) for call, task in requests)
-                for call, _ in requests:
-                    self._dropped.pop(call.job_id, None)
+                self._submitting -= 1
+
+    def _hand_over(self, requests: Sequence[tuple[CallRequest, Task]]) -> None:
+        with self._lock:
+            self._open.update((call.job_id, (call, task)) for call, task in requests)
+            for call, _ in requests:
+                self._dropped.pop(call.job_id, None)
+        try:
             if self._executor.reported_by_name:
                 self._note_first(requests)
-            try:
-                names = self._executor.submit_calls([call for call, _ in requests])
-            except Unavailable as error:
-                logger.warning("%d calls wait to be submitted: %s", len(tasks), error)
-                self._take_back(requests)
-                return False
-            except Exception as error:
-                logger.warning("%s: %s", type(self._executor).__name__, error)
-                failed = Outcome(None, failure_of(error))
-                self.report({call.job_id: failed for call, _ in requests})
-                return True
+            names = self._executor.submit_calls([call for call, _ in requests])
             self._engine.note_jobs(
                 [
                     (task, name)
@@ -191,11 +206,16 @@ class Courier:
                     if name is not None and name != call.submitted_as and call.job_id in self._open
                 ]
             )
-            return True
-        finally:
-            self._turn.release()
+        except Unavailable:
             with self._lock:
-                self._submitting -= 1
+                for call, _ in requests:
+                    self._open.pop(call.job_id, None)
+            raise
+        except BaseException as error:
+            failure = failure_of(error)
+            who = type(self._executor).__name__
+            logger.warning("%s failed with %d calls: %s: %s", who, len(requests), *failure[:2])
+            self.report({call.job_id: Outcome(None, failure) for call, _ in requests})
 
     def _note_first(self, requests: Sequence[tuple[CallRequest, Task]]) -> None:
         """Stores the names of jobs before there are any, and waits for it."""
@@ -210,14 +230,8 @@ class Courier:
         except Conflict:
             pass  # it came to something, or is another worker's now
 
-    def _take_back(self, requests: Iterable[tuple[CallRequest, Task]]) -> None:
-        with self._lock:
-            for call, task in requests:
-                if self._open.pop(call.job_id, None) is not None:
-                    self._unsubmitted.append(task)
-
     def _requests(self, tasks: Sequence[Task]) -> list[tuple[CallRequest, Task]]:
-        noted = self._jobs_of_earlier_workers(tasks)
+        noted = jobs_of_earlier_workers(self._database, tasks)
         return [
             (
                 CallRequest(
@@ -235,19 +249,6 @@ class Courier:
             )
             for task in tasks
         ]
-
-    def _jobs_of_earlier_workers(self, tasks: Sequence[Task]) -> dict[tuple[str, int, int], str]:
-        calls = [(task.execution_id, task.call_id) for task in tasks]
-        noted = select(Call.execution_id, Call.call_id, Call.attempts, Call.job_id).where(
-            tuple_(Call.execution_id, Call.call_id).in_(calls),
-            Call.status == CallStatus.SUBMITTED,
-        )
-        with Session(self._database) as session:
-            return {
-                (execution_id, call_id, attempt): job_id
-                for execution_id, call_id, attempt, job_id in session.execute(noted)
-                if job_id is not None
-            }
 
     def _drop_unwanted(self) -> None:
         """Lets go of calls that this worker does not wait for any more; looks at some at a time."""
@@ -284,11 +285,10 @@ class Courier:
         of_dropped = tuple_(Call.execution_id, Call.call_id).in_(
             [(call.execution_id, call.call_id) for call in calls]
         )
-        rows = select(Call.execution_id, Call.call_id, Call.attempts).where(
+        unended = select(Call.execution_id, Call.call_id, Call.attempts).where(
             of_dropped, Call.status.in_([CallStatus.PENDING, CallStatus.SUBMITTED])
         )
-        with Session(self._database) as session:
-            still_open = {tuple(row) for row in session.execute(rows)}
+        still_open = {tuple(row) for row in rows(self._database, unended)}
         for job_id, (call, until) in dropped.items():
             is_open = (call.execution_id, call.call_id, call.attempt) in still_open
             if is_open and time.monotonic() < until:

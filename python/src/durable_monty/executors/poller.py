@@ -10,15 +10,14 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
 from sqlalchemy.engine import Engine as Database
-from sqlalchemy.orm import Session
 
 from ..errors import Unavailable
 from ..failures import failure_of, split_error
 from ..models import Call, CallStatus
 from ..values import decode, decode_object, encode
 from .base import Executor, takes_call
+from .stored import jobs_of_earlier_workers
 
 if TYPE_CHECKING:
     from .._internal import Engine, Task
@@ -32,21 +31,28 @@ REPORTED = "reported:"
 
 FIRST_CHECK_S = 0.005
 LONGEST_WAIT_S = 0.25
+FIRST_RETRY_S = 0.05
+LONGEST_RETRY_S = 2.0
 
 
 @dataclasses.dataclass(order=True)
 class _Job:
-    """A submitted call and when to ask about it next."""
+    """A call, and when to submit it, or to ask about the job that was made of it."""
 
     due: float
-    job_id: str
     task: Task = dataclasses.field(compare=False)
-    interval: float = dataclasses.field(compare=False)
+    wait_s: float = dataclasses.field(compare=False)
+    job_id: str | None = dataclasses.field(compare=False, default=None)
+    is_unchecked: bool = dataclasses.field(compare=False, default=True)
+    """Whether it was not submitted and asked about yet."""
 
 
 class JobPoller:
     """One thread that submits calls to an executor as they come, and asks about each job: soon at
-    first, then at growing distances up to the poll interval."""
+    first, then at growing distances up to the poll interval.
+
+    When the executor or the database can't be reached, that is tried again, call by call.
+    """
 
     runs_here = False
 
@@ -56,8 +62,8 @@ class JobPoller:
         self._engine = engine
         self._executor = executor
         self._database = database
-        self._longest_interval = poll_interval
-        self._first_interval = min(FIRST_CHECK_S, poll_interval)
+        self._longest_wait_s = poll_interval
+        self._first_wait_s = min(FIRST_CHECK_S, poll_interval)
         self._takes_call = takes_call(executor)
         self._to_submit: deque[Task] = deque()
         self._jobs: list[_Job] = []
@@ -88,14 +94,14 @@ class JobPoller:
         while not self._is_stopping:
             now = time.monotonic()
             if self._jobs and self._jobs[0].due <= now:
-                self._ask(heapq.heappop(self._jobs))
+                self._see_to(heapq.heappop(self._jobs))
             if self._to_submit:
-                self._submit(self._to_submit.popleft())
+                self._begin(self._to_submit.popleft())
                 continue
             wait_s = self._jobs[0].due - now if self._jobs else LONGEST_WAIT_S
             task = self._next_task(min(wait_s, LONGEST_WAIT_S)) if wait_s > 0 else None
             if task is not None:
-                self._submit(task)
+                self._begin(task)
 
     def _next_task(self, wait_s: float) -> Task | None:
         began = time.monotonic()
@@ -113,20 +119,47 @@ class JobPoller:
             time.sleep(max(0.0, min(early_s, 0.01)))
         return task
 
-    def _submit(self, task: Task) -> None:
+    def _begin(self, task: Task) -> None:
+        self._unchecked += 1
+        self._see_to(_Job(0, task, self._first_wait_s))
+
+    def _see_to(self, job: _Job) -> None:
+        is_submitted = job.job_id is not None
+        wait_s: float | None = None
         try:
-            job_id = self._job_of_earlier_worker(task)
-            if job_id is None:
-                job_id = self._hand_over(task)
+            if not self._engine.is_cancelled(job.task):
+                wait_s = self._check(job) if is_submitted else self._submit(job)
+        except Unavailable as error:
+            wait_s = min(LONGEST_RETRY_S, max(FIRST_RETRY_S, 2 * job.wait_s))
+            level = logging.WARNING if wait_s < LONGEST_RETRY_S else logging.DEBUG
+            logger.log(level, "%s is tried again: %s", type(self._executor).__name__, error)
+        except BaseException as error:
+            self._fail(job.task, error)
+        if job.is_unchecked and (is_submitted or wait_s is None):
+            job.is_unchecked = False
+            self._unchecked -= 1
+        if wait_s is not None:
+            job.wait_s, job.due = wait_s, time.monotonic() + wait_s
+            heapq.heappush(self._jobs, job)
+
+    def _submit(self, job: _Job) -> float | None:
+        """Has a job made of a call. How long to wait before it is asked about; None when somebody
+        reports it."""
+        task = job.task
+        noted = jobs_of_earlier_workers(self._database, [task])
+        job_id = noted.get((task.execution_id, task.call_id, task.attempt))
+        if job_id is None:
+            job_id = self._hand_over(task)
+            try:
                 # Without a job to ask about, the note says that the call is out.
                 self._engine.note_job(task, job_id or f"{REPORTED}{task.idempotency_key}")
-        except Exception as error:
-            self._fail(task, error)
-            return
-        if job_id is not None and not job_id.startswith(REPORTED):
-            self._unchecked += 1
-            due = time.monotonic() + self._first_interval
-            heapq.heappush(self._jobs, _Job(due, job_id, task, self._first_interval))
+            except Unavailable as error:
+                # It is out, noted or not: only a worker after this one submits it again.
+                logger.warning("the job %s could not be noted: %s", job_id, error)
+        if job_id is None or job_id.startswith(REPORTED):
+            return None
+        job.job_id = job_id
+        return self._first_wait_s
 
     def _hand_over(self, task: Task) -> str | None:
         if not self._takes_call:
@@ -152,53 +185,29 @@ class JobPoller:
             "it must return the job's name as text"
         )
 
-    def _job_of_earlier_worker(self, task: Task) -> str | None:
-        """The job that a worker before this one made of the same attempt."""
-        noted = select(Call.job_id).where(
-            Call.execution_id == task.execution_id,
-            Call.call_id == task.call_id,
-            Call.attempts == task.attempt,
-            Call.status == CallStatus.SUBMITTED,
-        )
-        with Session(self._database) as session:
-            return session.scalars(noted).first()
-
-    def _ask(self, job: _Job) -> None:
-        try:
-            is_over = self._check(job)
-        except Exception as error:
-            self._fail(job.task, error)
-            is_over = True
-        if job.interval == self._first_interval:
-            self._unchecked = max(0, self._unchecked - 1)
-        if not is_over:
-            interval = min(self._longest_interval, job.interval * 2 + 0.001)
-            due = time.monotonic() + interval
-            heapq.heappush(self._jobs, _Job(due, job.job_id, job.task, interval))
-
-    def _check(self, job: _Job) -> bool:
-        """Asks about a job and passes on what it came to; whether it is over."""
-        if self._engine.is_cancelled(job.task):
-            return True
+    def _check(self, job: _Job) -> float | None:
+        """Asks about a job and passes on what it came to. How long to wait before it is asked about
+        again; None when it is over."""
+        assert job.job_id is not None
         answer = self._executor.check_job(job.job_id)
         status = answer["status"]
         if status == "finished":
             self._follow(self._engine.finish(job.task, encode(answer.get("result"))))
-            return True
+            return None
         if status == "failed":
             kind, message, _ = split_error(answer.get("error") or "the job failed")
             name = job.task.function
             logger.info("job %s of %s failed: %s: %s", job.job_id, name, kind, message)
             self._follow(self._engine.fail(job.task, kind, message))
-            return True
+            return None
         if status not in ("queued", "started"):
             raise ValueError(
                 f"{type(self._executor).__name__}.check_job returned the status {status!r}, it "
                 "must be finished, failed, queued or started"
             )
-        return False
+        return min(self._longest_wait_s, job.wait_s * 2 + 0.001)
 
-    def _fail(self, task: Task, error: Exception) -> None:
+    def _fail(self, task: Task, error: BaseException) -> None:
         kind, message, shown = failure_of(error)
         logger.warning(
             "%s failed with call %s of %s (%s): %s: %s",

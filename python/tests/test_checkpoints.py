@@ -17,6 +17,7 @@ from typing import Any
 
 import pydantic
 import pytest
+from checkpoints_support import HeldProvider, PlainProvider
 from conftest import service_url
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -397,3 +398,137 @@ def test_saves_of_one_manager_at_once_have_numbers_of_their_own(tmp_path: Path) 
         assert len(await manager.list_checkpoints()) == 40
 
     run(body())
+
+
+# Several writers in one process
+
+
+def test_a_cancelled_save_is_followed_and_never_overwrites() -> None:
+    async def body() -> None:
+        provider = HeldProvider()
+        manager = CheckpointManager("e", provider)
+        await manager.save_checkpoint("pass", {"n": "first"}, {}, [])
+        cancelled = asyncio.ensure_future(manager.save_checkpoint("pass", {"n": "held"}, {}, []))
+        await asyncio.to_thread(provider.begun.wait, 60)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        waiting = asyncio.ensure_future(manager.save_checkpoint("pass", {"n": "never"}, {}, []))
+        newest = asyncio.ensure_future(manager.save_checkpoint("pass", {"n": "new"}, {}, []))
+        closing = asyncio.ensure_future(manager.close())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        provider.let_go.set()
+        assert await newest == "e_ckpt_3"
+        await closing
+        assert waiting.cancelled()
+        loaded = [await provider.load_checkpoint(f"e_ckpt_{n}") for n in (1, 2, 3)]
+        assert [one and one["namespace"]["n"] for one in loaded] == ["first", "held", "new"]
+        assert len(await provider.list_checkpoints("e")) == 3
+
+    run(body())
+
+
+@pytest.mark.parametrize("kind", ["filesystem", "plain"])
+def test_of_two_managers_with_one_provider_the_newer_one_writes(kind: str, tmp_path: Path) -> None:
+    async def body() -> None:
+        provider = (
+            FilesystemCheckpointProvider(tmp_path) if kind == "filesystem" else PlainProvider()
+        )
+        first, second = (CheckpointManager("e", provider) for _ in range(2))
+        await first.save_checkpoint("pass", {"by": "first"}, {}, [])
+        assert await second.save_checkpoint("pass", {"by": "second"}, {}, []) == "e_ckpt_2"
+        for _ in range(2):
+            with pytest.raises(Conflict, match=r"somebody else took over .* execution e"):
+                await first.save_checkpoint("pass", {"by": "first"}, {}, [])
+        await first.close()
+        assert await second.save_checkpoint("pass", {"by": "second"}, {}, []) == "e_ckpt_3"
+        # Who was replaced may begin again, which replaces the other one.
+        assert await first.save_checkpoint("pass", {"by": "first"}, {}, []) == "e_ckpt_4"
+        with pytest.raises(Conflict):
+            await second.save_checkpoint("pass", {"by": "second"}, {}, [])
+        checkpoints = [await provider.load_checkpoint(f"e_ckpt_{n}") for n in (1, 2, 3, 4)]
+        writers = [one and one["namespace"]["by"] for one in checkpoints]
+        assert writers == ["first", "second", "second", "first"]
+
+    run(body())
+
+
+def test_a_manager_gives_nobody_elses_lease_away(tmp_path: Path) -> None:
+    async def body() -> None:
+        provider = FilesystemCheckpointProvider(tmp_path)
+        replaced, current, reader = (CheckpointManager("e", provider) for _ in range(3))
+        elsewhere = CheckpointManager("e", FilesystemCheckpointProvider(tmp_path))
+        await replaced.save_checkpoint("pass", {}, {}, [])
+        await current.acquire()
+        await replaced.close()
+        async with reader:
+            assert await reader.get_latest_checkpoint() is not None
+        with pytest.raises(Conflict):
+            await elsewhere.save_checkpoint("pass", {}, {}, [])
+        await current.close()
+        assert await elsewhere.save_checkpoint("pass", {}, {}, []) == "e_ckpt_2"
+
+    run(body())
+
+
+def test_who_takes_over_sees_what_was_being_saved() -> None:
+    async def body() -> None:
+        provider = HeldProvider()
+        first, second = (CheckpointManager("e", provider) for _ in range(2))
+        saving = asyncio.ensure_future(first.save_checkpoint("pass", {"n": "held"}, {}, []))
+        await asyncio.to_thread(provider.begun.wait, 60)
+        taking_over = asyncio.ensure_future(second.acquire())
+        provider.let_go.set()
+        await taking_over
+        latest = await second.get_latest_checkpoint()
+        assert latest is not None
+        assert latest["checkpoint_id"] == await saving
+
+    run(body())
+
+
+def test_an_event_loop_that_was_stopped_holds_nobody_up() -> None:
+    provider = HeldProvider()
+    manager = CheckpointManager("e", provider)
+    loop = asyncio.new_event_loop()
+    saving = loop.create_task(manager.save_checkpoint("pass", {"n": "held"}, {}, []))
+    loop.run_until_complete(asyncio.to_thread(provider.begun.wait, 60))
+    assert run(manager.save_checkpoint("pass", {"n": "new"}, {}, [])) == "e_ckpt_2"
+    provider.let_go.set()
+    assert loop.run_until_complete(saving) == "e_ckpt_1"
+    loop.close()
+    for n, value in enumerate(("held", "new"), 1):
+        assert run(provider.load_checkpoint(f"e_ckpt_{n}"))["namespace"] == {"n": value}
+
+
+@pytest.mark.parametrize("kind", ["filesystem", "plain"])
+def test_what_was_acknowledged_in_any_thread_is_kept(kind: str, tmp_path: Path) -> None:
+    filesystem = FilesystemCheckpointProvider(tmp_path, keep_last_n=None)
+    provider = filesystem if kind == "filesystem" else PlainProvider()
+    acknowledged: list[tuple[str, str]] = []
+    together = threading.Barrier(4)
+
+    async def body(name: str) -> None:
+        for turn in range(15):
+            manager = CheckpointManager("e", provider, keep_last_n=1000)
+            for n in range(3):
+                value = f"{name} {turn} {n}"
+                try:
+                    saved = await manager.save_checkpoint("pass", {"value": value}, {}, [])
+                except Conflict:
+                    break
+                acknowledged.append((saved, value))
+
+    def in_thread(name: str) -> None:
+        together.wait(60)
+        run(body(name))
+
+    threads = [threading.Thread(target=in_thread, args=[name]) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert len(acknowledged) >= 4 * 15
+    for saved, value in acknowledged:
+        assert run(provider.load_checkpoint(saved))["namespace"] == {"value": value}

@@ -390,6 +390,29 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     run(body())
 
 
+def test_of_two_executors_with_one_provider_the_newer_one_writes(tmp_path: Path) -> None:
+    async def body() -> None:
+        calls = Calls()
+        provider = FilesystemCheckpointProvider(tmp_path)
+
+        async def resumed() -> StreamingPythonExecutor:
+            manager = CheckpointManager("order-7", provider)
+            return await StreamingPythonExecutor.resume(manager, calls.names())
+
+        first = await resumed()
+        await first.add_chunk("x = await call(1)\n")
+        second = await resumed()
+        with pytest.raises(Conflict):
+            await first.add_chunk("x = await call(2)\n")
+        await second.add_chunk("y = await call(3)\n")
+        await second.finalize()
+        names = (await resumed()).namespace
+        assert (names["x"], names["y"]) == (1, 3)
+        assert calls.made[-1] == 3
+
+    run(body())
+
+
 def test_a_store_that_is_away_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
         process = Process()

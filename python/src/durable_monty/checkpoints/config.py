@@ -85,6 +85,9 @@ class DurabilityConfig:
 class DisabledManager:
     """What `open_manager` gives when nothing is to be kept: it does nothing."""
 
+    async def acquire(self) -> None:
+        return None
+
     async def save_checkpoint(self, *_: Any, **__: Any) -> None:
         return None
 

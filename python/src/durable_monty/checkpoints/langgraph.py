@@ -29,6 +29,7 @@ from langgraph.checkpoint.base import (
 
 from .names import parse_checkpoint_id, parse_execution_id
 from .provider import CheckpointProvider, InvalidCheckpoint
+from .writer import Writer
 
 __all__ = ["DurableSaver"]
 
@@ -42,7 +43,7 @@ PREFIX = "langgraph."
 class _Thread:
     """What is known of a thread: its entries by number, which never change."""
 
-    def __init__(self, thread_id: str) -> None:
+    def __init__(self, thread_id: str, provider: CheckpointProvider) -> None:
         self.id = thread_id
         try:
             self.execution = parse_execution_id(PREFIX + thread_id)
@@ -50,8 +51,7 @@ class _Thread:
             digest = hashlib.sha256(thread_id.encode()).hexdigest()
             self.execution = f"{PREFIX}sha256={digest}"
         self.entries: dict[int, _Entry] = {}
-        self.greatest = 0
-        self.lock = asyncio.Lock()
+        self.writer = Writer(provider, self.execution)
 
     def puts(self) -> Iterator[_Entry]:
         return (entry for entry in self.entries.values() if entry["kind"] == "checkpoint")
@@ -119,7 +119,7 @@ class DurableSaver(BaseCheckpointSaver[int]):
 
     async def _release(self) -> None:
         for thread in self._threads.values():
-            await self.provider.release(thread.execution)
+            await thread.writer.turn(thread.writer.release)
 
     # The same work for callers that wait and for those that await
 
@@ -131,11 +131,16 @@ class DurableSaver(BaseCheckpointSaver[int]):
 
     # Entries
 
+    def _known(self, thread_id: str) -> _Thread:
+        thread = self._threads.get(thread_id)
+        if thread is None:
+            thread = self._threads[thread_id] = _Thread(thread_id, self.provider)
+        return thread
+
     async def _thread(self, thread_id: str) -> _Thread:
         """A thread with everything that is stored of it."""
-        thread = self._threads.setdefault(thread_id, _Thread(thread_id))
-        async with thread.lock:
-            await self._refresh(thread)
+        thread = self._known(thread_id)
+        await thread.writer.turn(lambda: self._refresh(thread))
         return thread
 
     async def _refresh(self, thread: _Thread) -> None:
@@ -147,41 +152,44 @@ class DurableSaver(BaseCheckpointSaver[int]):
             loaded = await self.provider.load_checkpoint(numbers[number])
             if loaded is not None:
                 thread.entries[number] = loaded["namespace"]
-        thread.greatest = max([thread.greatest, *numbers])
 
     async def _append(self, thread_id: str, *entries: _Entry) -> None:
-        thread = self._threads.setdefault(thread_id, _Thread(thread_id))
-        async with thread.lock:
-            await self.provider.acquire(thread.execution)
-            await self._refresh(thread)
+        thread = self._known(thread_id)
+
+        async def append() -> None:
             for entry in entries:
                 await self._append_one(thread, entry)
 
+        await thread.writer.turn(append)
+
     async def _append_one(self, thread: _Thread, entry: _Entry) -> None:
-        number = thread.greatest + 1
-        metadata = {"thread_id": thread.id}
-        entry_id = f"{thread.execution}_ckpt_{number}"
-        await self.provider.save_checkpoint(entry_id, {}, entry, metadata)
-        thread.greatest = number
+        if not thread.writer.is_sole:
+            # Numbers of other processes are seen here, and not used again.
+            await thread.writer.acquire()
+        number = thread.writer.next_number()
+        await thread.writer.save(number, {}, entry, {"thread_id": thread.id})
         thread.entries[number] = entry
 
     async def _remove(self, thread_id: str, places: set[tuple[str, str]]) -> None:
         """Removes the entries of some checkpoints, given by namespace and id."""
-        thread = self._threads.setdefault(thread_id, _Thread(thread_id))
-        async with thread.lock:
-            await self.provider.acquire(thread.execution)
+        thread = self._known(thread_id)
+
+        async def remove() -> None:
+            await thread.writer.acquire()
             await self._refresh(thread)
             numbers = [
                 number
                 for number, entry in thread.entries.items()
                 if (entry["ns"], entry["id"]) in places
             ]
-            if thread.greatest in numbers:
+            if max(thread.entries, default=0) in numbers:
                 # A number that another process has seen never gets another meaning.
                 await self._append_one(thread, {"kind": "mark", "ns": "", "id": ""})
             for number in numbers:
                 await self.provider.delete_checkpoint(f"{thread.execution}_ckpt_{number}")
                 del thread.entries[number]
+
+        await thread.writer.turn(remove)
 
     # Reading
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import warnings
 from typing import Any
 
 from ..errors import Corrupt
 from .content import CheckpointWarning, Policy, savable
-from .names import parse_checkpoint_id, parse_execution_id
+from .names import parse_execution_id
 from .provider import Checkpoint, CheckpointProvider
+from .writer import Writer
 
 __all__ = ["CheckpointManager"]
 
@@ -21,6 +21,10 @@ class CheckpointManager:
     `keep_last_n`: how many are kept at each save; None for what the provider does by itself, or 10.
     `on_unsaved`: what happens when a variable can't be saved: "error" raises `InvalidCheckpoint`
     and saves nothing, "warn" leaves it out, warns, and notes it in the metadata under "unsaved".
+
+    The first save makes it the only writer, in place of another manager with the same provider,
+    whose next save raises `Conflict`. A save that was begun is carried through, also when who waits
+    for it is cancelled.
 
     `async with manager:` gives the right to write back at the end, so that another process need
     not wait for it.
@@ -43,7 +47,15 @@ class CheckpointManager:
         if keep_last_n is None and provider.keep_last_n is None:
             self.keep_last_n = 10
         self.checkpoint_counter: int | None = None
-        self._saving = asyncio.Lock()
+        self._writer = Writer(provider, self.execution_id)
+
+    async def acquire(self) -> None:
+        """Makes this the only writer, as the first save does: before the newest checkpoint is
+        looked for, so that nobody adds one meanwhile.
+
+        Raises `Conflict` while somebody with another provider is, another process for example.
+        """
+        await self._writer.turn(self._writer.acquire)
 
     async def save_checkpoint(
         self,
@@ -56,14 +68,11 @@ class CheckpointManager:
     ) -> str:
         """Saves a checkpoint after a statement; its id. It is safe when this returns."""
         kept, unsaved = savable(namespace, self.on_unsaved)
-        async with self._saving:
-            if self.checkpoint_counter is None:
-                # Nobody else counts on from here.
-                await self.provider.acquire(self.execution_id)
-                ids = await self.provider.list_checkpoints(self.execution_id)
-                self.checkpoint_counter = parse_checkpoint_id(ids[-1])[1] if ids else 0
-            counter = self.checkpoint_counter + 1
-            checkpoint_id = f"{self.execution_id}_ckpt_{counter}"
+
+        async def save() -> str:
+            if not self._writer.has_acquired:
+                await self._writer.acquire()
+            counter = self._writer.next_number()
             metadata: dict[str, Any] = {
                 "statement": statement_code,
                 "counter": counter,
@@ -75,11 +84,13 @@ class CheckpointManager:
             }
             if unsaved:
                 metadata["unsaved"] = unsaved
-            await self.provider.save_checkpoint(checkpoint_id, execution_state, kept, metadata)
+            checkpoint_id = await self._writer.save(counter, execution_state, kept, metadata)
             self.checkpoint_counter = counter
             if self.keep_last_n is not None:
                 await self.provider.cleanup_old_checkpoints(self.execution_id, self.keep_last_n)
-        return checkpoint_id
+            return checkpoint_id
+
+        return await self._writer.turn(save)
 
     async def load_checkpoint(self, checkpoint_id: str) -> Checkpoint | None:
         """The checkpoint with an id; None when there is none."""
@@ -119,10 +130,9 @@ class CheckpointManager:
         return await self.provider.cleanup_old_checkpoints(self.execution_id, keep_last_n)
 
     async def close(self) -> None:
-        """Lets others write the checkpoints of this execution."""
-        async with self._saving:
-            self.checkpoint_counter = None
-            await self.provider.release(self.execution_id)
+        """Lets others write the checkpoints of this execution, when a save under way is over."""
+        await self._writer.turn(self._writer.release)
+        self.checkpoint_counter = None
 
     async def __aenter__(self) -> CheckpointManager:
         return self

@@ -182,7 +182,7 @@ class StreamingPythonExecutor:
         executor = cls(manager, namespace, **options)
         if isinstance(manager, CheckpointManager):
             # Before it looks: nobody adds a checkpoint to those that it goes on from.
-            await manager.provider.acquire(manager.execution_id)
+            await manager.acquire()
             with contextlib.suppress(NotFound):
                 await RecoveryCoordinator(manager).recover_execution_state(executor)
         return executor

@@ -51,6 +51,65 @@ SAVED = {
         ("a\u2028b", "\x0c\u2028\x1c\x85\n"),
     ),
     "carriage returns": ('# note\rdef f():\r\n    return """a\r\nb"""\r\n', "f()", "a\nb"),
+    "nan in a class": ("class C:\n    x = float('nan')\n", "repr(C.x)", "nan"),
+    "nan in a dataclass": (
+        "import math\nfrom dataclasses import dataclass\n"
+        "@dataclass\nclass P:\n    s: float = math.nan\np = P()\n",
+        "repr(p)",
+        "P(s=nan)",
+    ),
+    "what a class holds": (
+        "class C:\n    items = [[1], {'a:b': [2]}]\nx = C.items\ny = {'in': C.items[1]['a:b']}\n",
+        "(x is C.items, y['in'] is C.items[1]['a:b'], x)",
+        (True, True, [[1], {"a:b": [2]}]),
+    ),
+    "what a function holds": (
+        "def f(into=[]):\n    return into\nx = f()\n",
+        "(x is f(), x)",
+        (True, []),
+    ),
+    "a loop over what a class holds": (
+        "import asyncio\nseen = []\nclass C:\n    items = [1, 2]\n"
+        "for n in C.items:\n    await asyncio.sleep(0)\n    seen.append(n)\n",
+        "seen",
+        [1, 2],
+    ),
+    "a module by its name": (
+        "import importlib\nm = importlib.import_module('colorsys')\nf = m.rgb_to_hsv\n",
+        "(m.__name__, f(0, 0, 0))",
+        ("colorsys", (0.0, 0.0, 0)),
+    ),
+    "a module that may be missing": (
+        "import contextlib\nwith contextlib.suppress(ImportError):\n    import colorsys\n"
+        "with contextlib.suppress(ImportError):\n    import not_there\n",
+        "(colorsys.__name__, 'not_there' in globals())",
+        ("colorsys", False),
+    ),
+    "a module that something else imported before": (
+        "def f():\n    import colorsys\nf()\nimport colorsys as c\ng = c.rgb_to_hsv\n",
+        "g.__module__",
+        "colorsys",
+    ),
+    "an exception with all that it says": (
+        "try:\n    raise ValueError('x')\nexcept ValueError as caught:\n    e = caught\n"
+        "e.add_note('hint') if hasattr(e, 'add_note') else setattr(e, '__notes__', ['hint'])\n"
+        "e.__cause__ = cause = KeyError('k')\ne.code = 5\n"
+        "try:\n    1 / 0\nexcept ZeroDivisionError:\n"
+        "    try:\n        raise e from cause\n    except ValueError:\n        pass\n",
+        "(e.__notes__, e.__cause__ is cause, repr(e.__context__), e.__suppress_context__, e.code)",
+        (["hint"], True, "ZeroDivisionError('division by zero')", True, 5),
+    ),
+    "exceptions of the system": (
+        "errors = []\n"
+        "for text in ['open(\"/not/there\")', 'import not_there', 'nothing', '[].x', '1 +']:\n"
+        "    try:\n        exec(text)\n    except Exception as e:\n        errors.append(e)\n",
+        "(str(errors[0]), errors[0].filename, errors[1].name, errors[2].name, errors[3].obj,"
+        " errors[4].lineno)",
+        (
+            "[Errno 2] No such file or directory: '/not/there'",
+            *("/not/there", "not_there", "nothing", [], 1),
+        ),
+    ),
 }
 
 

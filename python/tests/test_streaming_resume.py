@@ -178,10 +178,39 @@ def test_definitions_run_again_and_keep_their_lines() -> None:
         ("a = []\na.append(a)\n", r"a\[0\]", "contains itself"),
         ("class L(list): pass\nx = L()\n", "x", "no data"),
         ("__x = 1\n", "__x", "two underscores"),
+        ("class A:\n    on = 1\nA.on = True\n", "A", "another 'on'"),
+        ("class A:\n    def f(self, to=[]): to.append(1)\nA().f()\n", "A", "another 'f.default'"),
+        ("class A: pass\nA.__init__ = lambda self: None\n", "A", "another '__init__'"),
+        ("def f(): pass\nf.__doc__ = 'of f'\n", "f", "another 'doc'"),
+        ("import enum\nclass E(enum.Enum):\n    X = 1\nE.X.seen = 5\n", "E", "another 'X.seen'"),
+        ("def count(f):\n    n = 0\n    def inner():\n        nonlocal n\n        n += 1\n"
+         "    return inner\n@count\ndef f(): pass\nf()\n", "f", "another 'n'"),
+        ("class Count:\n    def __init__(self, f): self.f, self.n = f, 0\n"
+         "    def __call__(self): self.n += 1\n@Count\ndef f(): pass\nf()\n", "f", "another 'n'"),
+        ("def load():\n    import this_one as m\n    return m\nm = load()\n", "m",
+         "is a module, which is no data: import it with"),
+        ("def load():\n    from this_one import Item\n    return Item(1)\ni = load()\n", "i",
+         "be imported there"),
+        ("def load():\n    from this_one import work\n    return work\nw = load()\n", "w",
+         "import it with"),
+        ("from dataclasses import dataclass\nclass B:\n    __slots__ = ('h',)\n@dataclass\n"
+         "class D(B):\n    a: int\nd = D(1)\nd.h = 5\n", r"d\.h", "no field"),
+        ("from collections import Counter\nc = Counter()\nc.x = 1\n", r"c\.x", "no part of a"),
+        ("from typing import NamedTuple\nclass P(NamedTuple):\n    a: int\nclass Q(P): pass\n"
+         "q = Q(1)\nq.x = 1\n", r"q\.x", "no part of a"),
+        ("e = ValueError()\ne.__cause__ = KeyError(call)\ne.f = lambda: 1\n", r"e\.f", "no data"),
         ("import asyncio\nt = asyncio.ensure_future(call(9))\nawait t\n", "t", "no data"),
     ],
 )  # fmt: skip
-def test_what_can_not_be_saved_is_named(code: str, name: str, reason: str) -> None:
+def test_what_can_not_be_saved_is_named(
+    code: str, name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "this_one.py").write_text(
+        "import enum\nclass Item(enum.Enum): X = 1\ndef work(): pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "this_one", raising=False)
+
     async def body() -> None:
         process = Process()
         executor = await process.executor()

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ast
 import builtins
-import enum
-import types
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..checks import global_names
-from .packing import Packer
+from .held import Held
 
-__all__ = ["Definition", "Definitions", "bound_names", "is_definition", "names_read"]
+__all__ = ["Before", "Definition", "Definitions", "bound_names", "is_definition", "names_read"]
 
 _ALWAYS_THERE = frozenset(vars(builtins)) | {"__name__"}
 
@@ -29,9 +28,21 @@ class Definition:
     line: int
 
 
+class Before(NamedTuple):
+    """What was there before a statement."""
+
+    names: dict[str, Any]
+    modules: frozenset[str]
+
+    @classmethod
+    def of(cls, namespace: Mapping[str, Any]) -> Before:
+        """What is there now."""
+        return cls(dict(namespace), frozenset(sys.modules))
+
+
 def is_definition(statement: ast.stmt) -> bool:
-    """Whether a statement is an import, a `def` or a `class`; or an `if` or a `try` of nothing but
-    those, of `pass` and of constants that are given a name."""
+    """Whether a statement is an import, a `def` or a `class`; or an `if`, a `try` or a
+    `with suppress(…)` of nothing but those, of `pass` and of constants that are given a name."""
     if isinstance(statement, (ast.Import, ast.ImportFrom, ast.ClassDef, *_Function)):
         return True
     parts = _parts(statement)
@@ -59,13 +70,35 @@ def bound_names(statement: ast.stmt) -> set[str]:
 
 
 def _parts(statement: ast.stmt) -> list[ast.stmt]:
-    """The statements directly in an `if` or a `try`."""
+    """The statements directly in an `if`, a `try` or a `with suppress(…)`."""
     if isinstance(statement, ast.If):
         return [*statement.body, *statement.orelse]
     if isinstance(statement, ast.Try):
         handled = [part for handler in statement.handlers for part in handler.body]
         return [*statement.body, *handled, *statement.orelse, *statement.finalbody]
+    if isinstance(statement, ast.With) and all(map(_suppresses, statement.items)):
+        return statement.body
     return []
+
+
+def _suppresses(item: ast.withitem) -> bool:
+    call = item.context_expr
+    if not isinstance(call, ast.Call) or item.optional_vars is not None:
+        return False
+    name = getattr(call.func, "id", None) or getattr(call.func, "attr", None)
+    return name == "suppress"
+
+
+def _imported_modules(statement: ast.stmt) -> Iterable[str]:
+    """The modules that the imports in a definition may load, if they were not loaded before."""
+    if isinstance(statement, ast.Import):
+        paths = [one.name for one in statement.names]
+    elif isinstance(statement, ast.ImportFrom):
+        paths = [f"{statement.module}.{one.name}" for one in statement.names]
+    else:
+        return [path for part in _parts(statement) for path in _imported_modules(part)]
+    parts = [path.split(".") for path in paths]
+    return [".".join(one[: n + 1]) for one in parts for n in range(len(one))]
 
 
 def names_read(statement: ast.stmt) -> tuple[set[str], set[str]]:
@@ -160,10 +193,15 @@ class _Reader(ast.NodeVisitor):
 class Definitions:
     """What the definitions of a program have bound, as long as it is as they left it."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str) -> None:
+        """`module` is the one in which they are run."""
         self.made: list[Definition] = []
+        self.modules = set(sys.modules)
+        """The modules that are there when the definitions are run again: those of the host, and
+        what they import."""
+        self._module = module
         self._bound: dict[str, Any] = {}
-        self._hidden: dict[str, dict[str, Any]] = {}
+        self._held: dict[str, Held] = {}
         self._refused: dict[str, tuple[Any, str]] = {}
         self._used: dict[str, frozenset[str]] = {}
         """The global names that what a name defines uses when it is called."""
@@ -172,26 +210,27 @@ class Definitions:
         self,
         definition: Definition,
         statements: list[ast.stmt],
-        before: Mapping[str, Any],
+        before: Before,
         after: Mapping[str, Any],
         outside: Callable[[str], bool],
     ) -> None:
         """Notes what definitions bound that were just run, between two states of the namespace.
         `outside` says of a name whether its value comes from the host, as the next one's does."""
+        old = before.names
         parts = [names_read(one) for one in statements]
         read = {name for part, _ in parts for name in part}
         read |= self._used_by({name for _, called in parts for name in called})
         reads = sorted(
             name
             for name in read - _ALWAYS_THERE
-            if name in before and not self.defines(name, before[name]) and not outside(name)
+            if name in old and not self.defines(name, old[name]) and not outside(name)
         )
         bound = {name for one in statements for name in bound_names(one)}
         imports = (ast.Import, ast.ImportFrom)
         mine = [one for one in statements if not isinstance(one, imports)]
         own = {name for one in mine for name in bound_names(one)}
         if "*" in bound:
-            bound |= {name for name in after if after[name] is not before.get(name, before)}
+            bound |= {name for name in after if after[name] is not old.get(name, before)}
         names = global_names(definition.source)
         for name in bound & after.keys():
             self._used[name] = frozenset() if names is None else names.read
@@ -205,11 +244,13 @@ class Definitions:
                 self._refused[name] = (after[name], reason)
             else:
                 self._bound[name] = after[name]
-                self._hidden.pop(name, None)
+                self._held.pop(name, None)
                 if name in own:
-                    self._hidden[name] = _hidden(after[name])
+                    self._held[name] = Held(name, after[name], self._module)
         if not reads:
             self.made.append(definition)
+            self.modules |= sys.modules.keys() - before.modules
+            self.modules.update(path for one in statements for path in _imported_modules(one))
 
     def _used_by(self, called: set[str]) -> set[str]:
         """The global names that are used when some are called, directly or through others."""
@@ -225,46 +266,24 @@ class Definitions:
         """Whether a definition made this the value of the name."""
         return self._bound.get(name, self) is value
 
-    def why_not(self, name: str, value: object) -> str | None:
-        """Why a value can't be had by defining it again, if a definition made it."""
+    def parts(self) -> dict[str, Any]:
+        """The objects in what they bound, as it was bound, by where they are: `Shop.prices`."""
+        return {place: part for held in self._held.values() for place, part in held.parts.items()}
+
+    def check(self, name: str, value: object) -> tuple[str | None, dict[str, Any]]:
+        """Why a value can't be had by defining it again, if a definition made it; and if it can,
+        the objects in it, by where they are."""
         refused = self._refused.get(name)
         if refused is not None and refused[0] is value:
-            return refused[1]
-        if name in self._hidden and self.defines(name, value):
-            now, then = _hidden(value), self._hidden[name]
-            changed = [key for key in {**then, **now} if now.get(key) != then.get(key)]
-            if changed:
-                return (
-                    f"has another {changed[0]!r} than its definition gave it, and would be defined "
-                    "again without it: keep that in a variable"
-                )
-        return None
-
-
-@dataclass(frozen=True)
-class _Itself:
-    """Equal to no other object's."""
-
-    value: Any
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Itself) and other.value is self.value
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _hidden(value: object) -> dict[str, Any]:
-    """What a function or a class of the program holds, to see whether it has changed."""
-    held: dict[str, Any] = {}
-    if isinstance(value, types.FunctionType):
-        held = {"default": value.__defaults__, "keyword default": value.__kwdefaults__}
-        held.update(vars(value))
-    elif isinstance(value, type) and not issubclass(value, enum.Enum):
-        held = {name: one for name, one in vars(value).items() if not name.startswith("__")}
-    packed = {}
-    for name, one in held.items():
-        try:
-            packed[name] = Packer().pack(one, name)
-        except TypeError:  # no data, a method for example
-            packed[name] = _Itself(one)
-    return packed
+            return refused[1], {}
+        if name not in self._held or not self.defines(name, value):
+            return None, {}
+        now = Held(name, value, self._module)
+        place = self._held[name].changed(now)
+        if place is None:
+            return None, now.parts
+        reason = (
+            f"has another {place!r} than its definition gave it, and would be defined again "
+            "without it: keep that in a variable"
+        )
+        return reason, {}

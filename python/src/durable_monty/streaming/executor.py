@@ -25,7 +25,7 @@ from ..checkpoints import (
 from ..checkpoints.config import DisabledManager
 from ..checkpoints.content import Policy
 from ..errors import Conflict, NotFound
-from .definitions import Definition, Definitions, is_definition, names_read
+from .definitions import Before, Definition, Definitions, is_definition, names_read
 from .errors import StreamingExecutionError, described, traceback_of
 from .loops import Loop, Progress
 from .packing import Unpacker, is_reference, pack_namespace
@@ -39,10 +39,17 @@ _OVER = "for"
 """Under which what a loop goes over is packed beside the variables: none has such a name."""
 
 _MADE = (
-    *(type, typing.TypeVar, python_types.GenericAlias, python_types.UnionType),
+    *(
+        type,
+        python_types.ModuleType,
+        typing.TypeVar,
+        python_types.GenericAlias,
+        python_types.UnionType,
+    ),
     *(type(typing.ClassVar[int]), functools.partial, logging.Logger),
 )
-"""What an assignment may define: `Point = namedtuple("Point", "x y")`, `Ids = list[int]`."""
+"""What an assignment may define: `Point = namedtuple("Point", "x y")`, `Ids = list[int]`,
+`numbers = import_module("numpy")`."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,18 @@ class ExecutionResult:
     """Its code that has run without an error."""
     error: StreamingExecutionError | None
     """The error that ended it."""
+
+
+class _Sorted(typing.NamedTuple):
+    """What is in the namespace when it is saved."""
+
+    variables: dict[str, Any]
+    defined: list[str]
+    given: list[str]
+    refused: dict[str, str]
+    """What can't be had again, and why."""
+    names: dict[int, str]
+    """By which names objects can be had again that are no variables, by their ids."""
 
 
 class _NotSavedError(Exception):
@@ -139,7 +158,7 @@ class StreamingPythonExecutor:
         """From where it goes on; None when it began at the beginning."""
         self.lost: dict[str, str] = {}
         """The variables that are not there because they could not be saved, and why."""
-        self._definitions = Definitions()
+        self._definitions = Definitions(self._program.name)
         self._statements = 0
         self._last = ""
         self._is_dirty = False
@@ -374,8 +393,7 @@ class StreamingPythonExecutor:
         saves = compiled.awaits or self._every == "statement"
         if (saves or self._is_dirty) and (compiled.awaits or not self._is_blocked):
             await self._save_or_fail(self._in_flight(statement))
-        defines = self._may_define(compiled)
-        before = dict(self.namespace) if defines else {}
+        before = Before.of(self.namespace) if self._may_define(compiled) else None
         try:
             self._output = await self._execute(compiled)
         except _NotSavedError as error:
@@ -387,7 +405,7 @@ class StreamingPythonExecutor:
         except BaseException:
             self._interrupted = f"statement {self._statements + 1}"
             raise
-        if defines:
+        if before is not None:
             self._take_definition(compiled, before, self._response)
         self._end(statement)
         self._executed.append(statement.text)
@@ -445,9 +463,7 @@ class StreamingPythonExecutor:
             is_definition(one) or isinstance(one, ast.Assign) for one in compiled.nodes
         )
 
-    def _take_definition(
-        self, compiled: Compiled, before: Mapping[str, Any], response: int
-    ) -> None:
+    def _take_definition(self, compiled: Compiled, before: Before, response: int) -> None:
         if not all(is_definition(one) or self._makes(one) for one in compiled.nodes):
             return
         statement = compiled.statement
@@ -456,7 +472,7 @@ class StreamingPythonExecutor:
             compiled.nodes,
             before,
             self.namespace,
-            lambda name: self._is_given(name, before[name]),
+            lambda name: self._is_given(name, before.names[name]),
         )
 
     def _makes(self, node: ast.stmt) -> bool:
@@ -482,7 +498,7 @@ class StreamingPythonExecutor:
 
     def _define_again(self, record: Record, checkpoint_id: str) -> None:
         for one in record.definitions:
-            before = dict(self.namespace)
+            before = Before.of(self.namespace)
             self._program.show(one.response, one.line, one.source)
             try:
                 statement = Statement(one.source + "\n", one.line)
@@ -503,7 +519,7 @@ class StreamingPythonExecutor:
     # Variables
 
     def _set_variables(self, record: Record, packed: dict[str, Any], checkpoint_id: str) -> None:
-        unpacker = Unpacker(self.namespace, self._types)
+        unpacker = Unpacker({**self._definitions.parts(), **self.namespace}, self._types)
         variables = {}
         if record.loop is not None:
             packed = {**packed, _OVER: record.loop["over"]}
@@ -523,25 +539,28 @@ class StreamingPythonExecutor:
             del self.namespace[name]
         self.namespace.update(variables)
 
-    def _sorted(self) -> tuple[dict[str, Any], list[str], list[str], dict[str, str]]:
-        """The variables to save, the names by definition, those given, and what can't be saved."""
+    def _sorted(self) -> _Sorted:
         variables: dict[str, Any] = {}
         defined: list[str] = []
         given: list[str] = []
         refused: dict[str, str] = {}
+        by_place: dict[str, Any] = {}
         for name, value in self.namespace.items():
             if name in self._program.own_names:
                 continue
-            reason = self._definitions.why_not(name, value)
+            reason, parts = self._definitions.check(name, value)
             if reason is not None:
                 refused[name] = f"{name} {reason}"
             elif self._definitions.defines(name, value):
                 defined.append(name)
+                by_place |= parts
             elif self._is_given(name, value):
                 given.append(name)
             else:
                 variables[name] = value
-        return variables, defined, given, refused
+        by_place |= {name: self.namespace[name] for name in (*given, *defined)}
+        names = {id(value): place for place, value in by_place.items()}
+        return _Sorted(variables, defined, given, refused, names)
 
     # Saving
 
@@ -561,12 +580,13 @@ class StreamingPythonExecutor:
         """Saves a checkpoint; with `closes` as it is when this response is over."""
         if self._manager is None:
             return
-        variables, defined, given, refused = self._sorted()
-        by_id = {id(self.namespace[name]): name for name in (*given, *defined)}
+        variables, defined, given, refused, names = self._sorted()
         loop = self._loop
         if loop is not None and loop.over is not None:
             variables[_OVER] = loop.over
-        packed, unsaved = pack_namespace(variables, by_id, self._program.name)
+        packed, unsaved = pack_namespace(
+            variables, names, self._program.name, self._definitions.modules
+        )
         if _OVER in unsaved:
             raise InvalidCheckpoint(f"not saved: what the loop goes over: {unsaved[_OVER]}")
         unsaved.update(refused)

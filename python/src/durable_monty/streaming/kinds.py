@@ -14,7 +14,7 @@ import sys
 import types
 import uuid
 import zoneinfo
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..values import _type_name
@@ -76,6 +76,8 @@ def no_data(value: object, path: str) -> str:
 
 
 def _advice(value: object) -> str:
+    if isinstance(value, types.ModuleType) or _is_importable(value):
+        return "import it with `import` at the left margin, or give it in `namespace`"
     if isinstance(value, (types.FunctionType, types.MethodType, functools.partial)):
         return "define it with `def` at the left margin, or give it in `namespace`"
     if isinstance(value, (types.GeneratorType, types.AsyncGeneratorType)) or (
@@ -87,6 +89,16 @@ def _advice(value: object) -> str:
     if hasattr(value, "__dict__") and type(value).__module__ != "builtins":
         return "make its class a dataclass, make it inside a function, or give it in `namespace`"
     return "make it where it is used, inside a function, or give it in `namespace`"
+
+
+def _is_importable(value: Any) -> bool:
+    if not isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType)):
+        return False
+    module = value.__module__ or ""
+    # No module that can be imported has a name with `:`, which that of a program has.
+    return ":" not in module and (
+        getattr(sys.modules.get(module), value.__qualname__, None) is value
+    )
 
 
 # Collections and the like: a name from a closed list, and what to call it with.
@@ -138,6 +150,8 @@ _MAKERS: dict[str, Callable[..., Any]] = {kind.__name__: kind for kind in _PARTS
 
 def _pack_parts(packer: Packer, value: Any, path: str, depth: int) -> Any:
     kind = type(value)
+    if kind is not types.SimpleNamespace:
+        _no_attributes(value, path)
     try:
         parts = _PARTS[kind](value)
     except TypeError as error:
@@ -169,6 +183,7 @@ def _make_enum(kind: Any, content: Any) -> Any:
 
 
 def _pack_named_tuple(packer: Packer, value: Any, path: str, depth: int) -> Any:
+    _no_attributes(value, path)
     items = zip(value._fields, value, strict=True)
     fields = {name: packer.pack(item, f"{path}.{name}", depth + 2) for name, item in items}
     return {"$py:namedtuple": [packer.class_of(value, path), fields]}
@@ -192,7 +207,7 @@ def _pack_dataclass(packer: Packer, value: Any, path: str, depth: int) -> Any:
         fields[field.name] = packer.pack(
             getattr(value, field.name), f"{path}.{field.name}", depth + 2
         )
-    for name in getattr(value, "__dict__", {}).keys() - fields.keys():
+    for name in _attributes(value) - fields.keys():
         if not _is_cached(kind, name):
             raise TypeError(f"{path}.{name} is no field of the dataclass {kind.__qualname__}")
     return {"$py:dataclass": [packer.class_of(value, path), fields]}
@@ -218,6 +233,9 @@ def _pack_model(packer: Packer, value: Any, path: str, depth: int) -> Any:
             fields[name] = packer.pack(field, f"{path}.{name}", depth + 4)
         elif not _is_cached(kind, name):
             raise TypeError(f"{path}.{name} is no field of the model {kind.__qualname__}")
+    for name in _attributes(value) - fields.keys():
+        if name not in vars(value) and not name.startswith("__pydantic_"):
+            raise TypeError(f"{path}.{name} is no field of the model {kind.__qualname__}")
     rest = {part: packer.pack(one, f"{path}.{part}", depth + 3) for part, one in state.items()}
     return {"$py:model": [packer.class_of(value, path), {"__dict__": fields, **rest}]}
 
@@ -236,6 +254,24 @@ def _make_model(kind: Any, state: dict[str, Any]) -> Any:
     return value
 
 
+def _attributes(value: object) -> set[str]:
+    """The names of what an instance has, wherever its class keeps it."""
+    slots = {name for name in _slots(type(value)) if hasattr(value, name)}
+    return slots | getattr(value, "__dict__", {}).keys()
+
+
+def _slots(kind: type) -> Iterator[str]:
+    for base in kind.__mro__:
+        for name, one in vars(base).items():
+            if isinstance(one, types.MemberDescriptorType):
+                yield name
+
+
+def _no_attributes(value: object, path: str) -> None:
+    for name in getattr(value, "__dict__", ()):
+        raise TypeError(f"{path}.{name} is no part of a {_type_name(type(value))}")
+
+
 def _same_fields(kind: type, saved: Any, now: Any) -> None:
     if set(saved) != set(now):
         changed = sorted(set(saved) ^ set(now))
@@ -245,23 +281,47 @@ def _same_fields(kind: type, saved: Any, now: Any) -> None:
 
 
 def _pack_exception(packer: Packer, value: Any, path: str, depth: int) -> Any:
-    for name in vars(value).keys() - {"__notes__"}:
-        raise TypeError(f"{path}.{name} is no argument of the exception: keep its text instead")
+    reference = packer.class_of(value, path)
     arguments = [
-        packer.pack(one, f"{path}.args[{n}]", depth + 2) for n, one in enumerate(value.args)
+        packer.pack(one, f"{path}.args[{n}]", depth + 3) for n, one in enumerate(value.args)
     ]
-    return {"$py:exception": [packer.class_of(value, path), arguments]}
+    try:
+        made = _state_of_exception(_exception(type(value), value.args))
+    except TypeError as error:
+        raise TypeError(f"{path} can't be made of its arguments: {error}") from None
+    state = {
+        name: packer.pack(one, f"{path}.{name}", depth + 3)
+        for name, one in _state_of_exception(value).items()
+        if name not in made or one is not made[name]
+    }
+    content = {"args": arguments, "state": state} if state else arguments
+    return {"$py:exception": [reference, content]}
 
 
 def _is_plain_exception(kind: type) -> bool:
-    """Whether an exception is no more than its arguments."""
+    """Whether an exception is made by its arguments, and by attributes that are set."""
     own = [one for one in kind.__mro__ if one.__module__ != "builtins"]
     return not any({"__init__", "__new__", "__slots__"} & vars(one).keys() for one in own)
 
 
-def _make_exception(kind: Any, arguments: list[Any]) -> Any:
+def _state_of_exception(value: BaseException) -> dict[str, Any]:
+    """What it has beside its arguments; not its traceback, and not what only its making sets."""
+    names = {"__cause__", "__context__", *_slots(type(value))} - {"message", "exceptions"}
+    return {name: getattr(value, name) for name in sorted(names)} | vars(value)
+
+
+def _exception(kind: Any, arguments: Any) -> BaseException:
+    value: BaseException = kind(*arguments)
+    value.args = tuple(arguments)
+    return value
+
+
+def _make_exception(kind: Any, content: Any) -> Any:
     if not issubclass(kind, BaseException):
         raise ValueError(f"{kind.__qualname__} is no exception")
-    value = kind(*arguments)
-    value.args = tuple(arguments)
+    if isinstance(content, list):
+        return _exception(kind, content)
+    value = _exception(kind, content["args"])
+    for name, one in content["state"].items():
+        setattr(value, name, one)
     return value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import enum
 import pathlib
 import re
 import sys
@@ -53,17 +54,21 @@ def is_reference(tree: Any) -> bool:
 
 
 def pack_namespace(
-    variables: Mapping[str, Any], names: Mapping[int, str], own_module: str
+    variables: Mapping[str, Any],
+    names: Mapping[int, str],
+    own_module: str,
+    modules: Collection[str] | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The variables as values that can be stored, and why the others can't.
 
     `names` are those by which objects can be had again, by the ids of the objects; `own_module` is
-    that of the program itself, whose classes are had again by these names only.
+    that of the program itself, whose classes are had again by these names only. `modules` are
+    those that are there when the variables are made again; None for all that are there now.
     """
     unsaved: dict[str, str] = {}
     shared: frozenset[int] = frozenset()
     while True:
-        packer = Packer(names, own_module, shared)
+        packer = Packer(names, own_module, shared, modules)
         packed: dict[str, Any] = {}
         failed: dict[str, str] = {}
         for name, value in variables.items():
@@ -91,6 +96,7 @@ class Packer:
         names: Mapping[int, str] = types.MappingProxyType({}),
         own_module: str = "",
         shared: Collection[int] = (),
+        modules: Collection[str] | None = None,
     ) -> None:
         self.met_again: set[int] = set()
         """The ids of objects that were met more than once."""
@@ -99,9 +105,10 @@ class Packer:
         self._names = names
         self._own_module = own_module
         self._shared = shared
+        self._modules = modules
         self._numbers: dict[int, int] = {}
         # The objects themselves, so that none is gone and its id another's.
-        self._met: dict[int, Any] = {}
+        self._met: dict[int, tuple[Any, str]] = {}
         self._inside: set[int] = set()
         self._failed: dict[int, str] = {}
 
@@ -126,7 +133,7 @@ class Packer:
         if key in self._met and not (kind in (tuple, frozenset) and not value):
             self.met_again.add(key)
             return {"$py:same": self._numbers.get(key, 0)}
-        self._met[key] = value
+        self._met[key] = value, path
         self._inside.add(key)
         try:
             tree = to_tree(self, value, path, depth + 1)
@@ -140,6 +147,14 @@ class Packer:
             return {"$py:shared": [number, tree]}
         return tree
 
+    def parts(self) -> dict[str, Any]:
+        """The objects that were packed and can change, by their paths."""
+        parts: dict[str, Any] = {}
+        for value, path in self._met.values():
+            if not isinstance(value, (tuple, frozenset, enum.Enum)):
+                parts.setdefault(path, value)
+        return parts
+
     def reference(self, value: Any) -> str | None:
         """The name by which an object can be had again: that of a definition, of something that
         the host gives, or `module:name` of something that can be imported."""
@@ -150,7 +165,7 @@ class Packer:
             module, qualname = value.__name__, ""
         else:
             module, qualname = value.__module__ or "", value.__qualname__
-        if module == self._own_module:
+        if module == self._own_module or not (self._modules is None or module in self._modules):
             return None
         reference = f"{module}:{qualname}"
         return reference if _imported(reference) is value else None
@@ -163,7 +178,7 @@ class Packer:
             raise TypeError(
                 f"{path} is of a class {kind.__qualname__} that can't be had again: a class has to "
                 "be defined by a `class` statement at the left margin and still have its name, or "
-                "be imported"
+                "be imported there"
             )
         return reference
 
@@ -196,7 +211,9 @@ class Unpacker:
         """What has a name. Nothing is imported for it."""
         if reference in self._known:
             return self._known[reference]
-        found = _imported(reference) if ":" in reference else self._names.get(reference)
+        found = self._names.get(reference)
+        if found is None and ":" in reference:
+            found = _imported(reference)
         if found is None:
             raise ValueError(
                 f"there is no {reference!r} here: import its module before, or give it in "

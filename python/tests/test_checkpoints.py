@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import os
 import signal
 import subprocess
@@ -256,6 +257,87 @@ def test_dataclasses_and_models_come_back_as_themselves_or_alike(tmp_path: Path)
         "Point",
     )
     assert alike["orders"][0].number == 7
+
+
+class Priced(pydantic.BaseModel):
+    """Can't be validated from its own fields: it takes another name, and taxes what it takes."""
+
+    net: int = pydantic.Field(alias="netAmount")
+    note: str = "none"
+    tags: list[Any] = []
+    _seen: list[int] = pydantic.PrivateAttr(default_factory=list)
+
+    @pydantic.field_validator("net")
+    @classmethod
+    def _taxed(cls, net: int) -> int:
+        return net + 1
+
+    @functools.cached_property
+    def double(self) -> int:
+        return 2 * self.net
+
+
+class Swapped(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="allow")
+    a: int = pydantic.Field(alias="b")
+    b: int = pydantic.Field(alias="a")
+
+
+def test_models_come_back_as_they_were_and_are_not_validated(tmp_path: Path) -> None:
+    priced = Priced(netAmount=2, tags=[(1, 2), Order(number=7)])
+    assert priced.double == 6
+    swapped = Swapped.model_validate({"b": 1, "a": 2, "more": 3})
+    provider = FilesystemCheckpointProvider(tmp_path, types=[Priced, Swapped, Order])
+    namespace = {"priced": priced, "swapped": swapped}
+    run(provider.save_checkpoint("e_ckpt_1", {}, namespace, {}))
+    loaded = run(provider.load_checkpoint("e_ckpt_1"))["namespace"]
+    assert loaded["priced"].model_dump() == priced.model_dump()
+    assert (loaded["priced"]._seen, loaded["priced"].double) == ([], 6)
+    assert loaded["swapped"] == swapped
+
+
+def test_a_class_that_does_not_fit_is_named_and_nothing_older_is_used(tmp_path: Path) -> None:
+    def changed(**fields: Any) -> type:
+        return pydantic.create_model("Order", **fields)
+
+    async def latest(kind: type) -> Any:
+        provider = FilesystemCheckpointProvider(tmp_path, types=[kind])
+        checkpoint = await CheckpointManager("e", provider).get_latest_checkpoint()
+        assert checkpoint is not None
+        return checkpoint["namespace"]["order"]
+
+    async def body() -> None:
+        async with CheckpointManager("e", FilesystemCheckpointProvider(tmp_path)) as manager:
+            await manager.save_checkpoint("pass", {"order": None}, {}, [])
+            await manager.save_checkpoint("pass", {"order": Order(number=7)}, {}, [])
+        with_more = changed(number=(int, ...), points=(list, ...), paid=(bool, False))
+        assert (await latest(with_more)).paid is False
+        strict = pydantic.ConfigDict(extra="forbid")
+        fewer = pydantic.create_model("Order", __config__=strict, number=(int, ...))
+
+        @dataclasses.dataclass
+        class Plain:
+            customer: str
+
+        Plain.__name__ = "Order"
+        unlike = [
+            (changed(customer=(str, ...)), "customer is missing"),
+            (fewer, "it has no points"),
+            (Plain, "customer"),
+        ]
+        for kind, reason in unlike:
+            with pytest.raises(InvalidCheckpoint, match=f"e_ckpt_2: no .* can be made .*{reason}"):
+                await latest(kind)
+
+    run(body())
+
+
+def test_names_in_a_namespace_are_text(tmp_path: Path) -> None:
+    manager = CheckpointManager("e", FilesystemCheckpointProvider(tmp_path), on_unsaved="warn")
+    namespace: Any = {"fine": 1, 5: 6}
+    with pytest.raises(InvalidCheckpoint, match="namespace has the name 5, which is no text"):
+        run(manager.save_checkpoint("pass", namespace, {}, []))
+    assert run(manager.list_checkpoints()) == []
 
 
 def test_what_can_not_be_saved_is_an_error_or_a_warning(tmp_path: Path) -> None:

@@ -7,14 +7,14 @@ import json
 import sys
 import types
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from .. import values
 from ..errors import Corrupt
 from .provider import Checkpoint, InvalidCheckpoint
 
-__all__ = ["CheckpointWarning", "decode", "encode", "savable"]
+__all__ = ["CheckpointWarning", "build_model", "decode", "encode", "savable"]
 
 Policy = Literal["error", "warn"]
 
@@ -44,6 +44,8 @@ def savable(
     kept: dict[str, Any] = {}
     unsaved: dict[str, str] = {}
     for name, value in namespace.items():
+        if not isinstance(name, str):
+            raise InvalidCheckpoint(f"not saved: {what} has the name {name!r}, which is no text")
         if isinstance(value, _CODE) or name.startswith("__"):
             continue
         try:
@@ -80,7 +82,11 @@ def encode(
 
 def decode(checkpoint_id: str, text: str, known: Iterable[type] = ()) -> Checkpoint:
     """The checkpoint of a JSON text. Dataclasses and models of the known types become those again,
-    others become look-alikes with the same name and fields."""
+    others become look-alikes with the same name and fields.
+
+    Raises `Corrupt` for what is no text of a checkpoint, and `InvalidCheckpoint` when one of the
+    known types can't be made of what was saved: an older checkpoint would be no better.
+    """
     by_name = {kind.__name__: kind for kind in known}
 
     def untagged(members: dict[str, Any]) -> Any:
@@ -89,12 +95,22 @@ def decode(checkpoint_id: str, text: str, known: Iterable[type] = ()) -> Checkpo
             if tag in ("$dataclass", "$object") and isinstance(content, dict):
                 kind = by_name.get(content.get("name", ""))
                 if kind is not None:
-                    return _revived(kind, content["fields"])
+                    fields = dict(content["fields"])
+                    try:
+                        return _revived(kind, fields)
+                    except Exception as error:
+                        raise InvalidCheckpoint(
+                            f"checkpoint {checkpoint_id}: no {kind.__qualname__} can be made of "
+                            f"{', '.join(fields) or 'no fields'}: {error}: give the class the "
+                            "fields that it had, or leave it out of `types`"
+                        ) from error
         return values._untagged(members)
 
     try:
         parts = json.loads(text, object_hook=untagged)
         state, namespace, metadata = (parts[name] for name in _PARTS)
+    except InvalidCheckpoint:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise Corrupt(f"checkpoint {checkpoint_id} can't be read: {error}") from error
     return Checkpoint(
@@ -105,14 +121,46 @@ def decode(checkpoint_id: str, text: str, known: Iterable[type] = ()) -> Checkpo
     )
 
 
-def _revived(kind: type, fields: dict[str, Any]) -> Any:
-    validate: Callable[..., Any] | None = getattr(kind, "model_validate", None)
-    if validate is not None:
-        return validate(fields)
+def _revived(kind: Any, fields: dict[str, Any]) -> Any:
+    """An instance of a class. Fields that it got since have their defaults."""
+    if hasattr(kind, "model_fields"):
+        return _revived_model(kind, fields)
     given = {field.name for field in dataclasses.fields(kind) if field.init}
     value = kind(**{name: field for name, field in fields.items() if name in given})
     for name in fields.keys() - given:
         object.__setattr__(value, name, fields[name])
+    return value
+
+
+def _revived_model(kind: Any, fields: dict[str, Any]) -> Any:
+    # As it was, and not validated: validators and aliases are for what comes from outside.
+    values = {}
+    for name, field in kind.model_fields.items():
+        if name in fields:
+            values[name] = fields[name]
+        elif field.is_required():
+            raise TypeError(f"{name} is missing")
+        else:
+            values[name] = field.get_default(call_default_factory=True)
+    more = {name: value for name, value in fields.items() if name not in values}
+    extra = kind.model_config.get("extra")
+    if more and extra == "forbid":
+        raise TypeError(f"it has no {', '.join(more)}")
+    state = {
+        "__dict__": values,
+        "__pydantic_fields_set__": fields.keys() & values.keys(),
+        "__pydantic_extra__": more if extra == "allow" else None,
+        "__pydantic_private__": None,
+    }
+    value = build_model(kind, state)
+    value.model_post_init(None)  # makes private attributes
+    return value
+
+
+def build_model(kind: Any, state: dict[str, Any]) -> Any:
+    """The instance of a pydantic model that has this state. No validator runs."""
+    value = kind.__new__(kind)
+    value.__setstate__(state)
     return value
 
 
@@ -138,7 +186,9 @@ def _without_models(value: Any, depth: int = 0) -> Any:
         return value
     if _is_model(value):
         kind: Any = types.new_class(type(value).__name__, (types.SimpleNamespace,))
-        return kind(**{name: _without_models(item, depth + 1) for name, item in value})
+        saved = [name for name in type(value).model_fields if name in vars(value)]
+        members = {name: vars(value)[name] for name in saved} | (value.model_extra or {})
+        return kind(**{name: _without_models(item, depth + 1) for name, item in members.items()})
     if type(value) is dict:
         items = {key: _without_models(item, depth + 1) for key, item in value.items()}
         return items if any(items[key] is not value[key] for key in items) else value

@@ -17,6 +17,7 @@ import zoneinfo
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoints.content import build_model
 from ..values import _type_name
 from . import arrays
 
@@ -249,9 +250,7 @@ def _make_model(kind: Any, state: dict[str, Any]) -> Any:
     if not hasattr(kind, "model_fields"):
         raise ValueError(f"{kind.__qualname__} is no pydantic model any more")
     _same_fields(kind, state["__dict__"], kind.model_fields)
-    value = kind.__new__(kind)
-    value.__setstate__(state)
-    return value
+    return build_model(kind, state)
 
 
 def _attributes(value: object) -> set[str]:

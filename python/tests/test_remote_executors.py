@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -229,6 +231,9 @@ class Receiver:
     def __init__(self) -> None:
         self.answers: list[tuple[int, Any] | None] = []
         self.seen: list[dict[str, Any]] = []
+        self.held: set[str] = set()
+        """The functions that don't end before they may."""
+        self.may_answer = threading.Event()
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -236,8 +241,11 @@ class Receiver:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.seen.append(json.loads(body))
+                message = json.loads(body)
+                receiver.seen.append(message)
                 told = receiver.answers.pop(0) if receiver.answers else (0, None)
+                if message["function"] in receiver.held:
+                    receiver.may_answer.wait(PATIENCE_S)
                 if told is None:
                     # Hangs up without an answer.
                     self.close_connection = True
@@ -249,8 +257,9 @@ class Receiver:
                 content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                with contextlib.suppress(ConnectionError):
+                    self.end_headers()
+                    self.wfile.write(content)
 
             def log_message(self, *_: Any) -> None: ...
 
@@ -261,6 +270,7 @@ class Receiver:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/run?x=1"
 
     def close(self) -> None:
+        self.may_answer.set()
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
@@ -376,6 +386,97 @@ def test_http_with_the_result_by_webhook(
         service.complete_call(message["execution_id"], message["call_id"], 8)
         assert service.result(execution_id, PATIENCE_S) == 8
     assert executor.get_stats()["finished"] == 0, "it was reported from outside"
+
+
+def test_http_with_a_function_that_takes_its_time(
+    receiver: Receiver, service: OrchestratorService
+) -> None:
+    register_function("f")(lambda: time.sleep(0.5) or 7)
+    execution_id = service.start_execution("await f() + await f()", ["f"])
+    Worker(service, HttpExecutor(receiver.url, secret="secret", timeout=0.1)).run(once=True)
+    assert service.get_result(execution_id) == 14
+    assert len(receiver.seen) == 2
+
+
+def test_http_hangs_up_when_nobody_waits_any_more(
+    receiver: Receiver, service: OrchestratorService, serve: Serve
+) -> None:
+    register_function("f", timeout=0.1)(lambda: 1)
+    register_function("g")(lambda: 2)
+    receiver.held = {"f"}
+    with serve(HttpExecutor(receiver.url, secret="secret", max_concurrency=1)):
+        code = CATCHING.format(call="f()", kind="TimeoutError")
+        late = service.start_execution(code, ["f"])
+        assert service.result(late, PATIENCE_S) == "the attempt took longer than its 100 ms"
+        execution_id = service.start_execution("await g()", ["g"])
+        assert service.result(execution_id, PATIENCE_S / 2) == 2, "the only thread still waits"
+
+
+def answer_while_stopping(
+    service: OrchestratorService, monkeypatch: pytest.MonkeyPatch, may_answer: threading.Event
+) -> None:
+    """Has a function end a little later than its worker is stopped."""
+    detach = service.store.detach
+
+    def detaching(grace: float) -> None:
+        threading.Timer(0.2, may_answer.set).start()
+        detach(grace)
+
+    monkeypatch.setattr(service.store, "detach", detaching)
+
+
+def test_http_answers_that_come_while_the_worker_stops(
+    receiver: Receiver,
+    service: OrchestratorService,
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    register_function("f")(lambda: 7)
+    receiver.held = {"f"}
+    answer_while_stopping(service, monkeypatch, receiver.may_answer)
+    with serve(HttpExecutor(receiver.url, secret="secret"), grace=PATIENCE_S):
+        execution_id = service.start_execution("await f()", ["f"])
+        wait_for(lambda: receiver.seen)
+    assert service.get_result(execution_id) == 7
+    assert len(receiver.seen) == 1
+
+
+NEVER_ANSWERED = """
+import socket, sys, threading
+from durable_monty import HttpExecutor, LambdaExecutor, OrchestratorService, Worker, init_db
+from durable_monty import register_function
+
+begun = threading.Event()
+
+class Client:
+    def invoke(self, **event):
+        begun.set()
+        threading.Event().wait()
+
+class Http(HttpExecutor):
+    def perform(self, call):
+        begun.set()
+        return super().perform(call)
+
+server = socket.create_server(("127.0.0.1", 0))
+url = f"http://127.0.0.1:{server.getsockname()[1]}"
+executor = {"http": lambda: Http(url), "lambda": lambda: LambdaExecutor("f", client=Client())}
+register_function("f")(lambda: 1)
+service = OrchestratorService(init_db(sys.argv[2]))
+service.start_execution("await f()", ["f"])
+worker = Worker(service, executor[sys.argv[1]](), grace=0)
+running = threading.Thread(target=worker.run)
+running.start()
+begun.wait()
+worker.stop()
+running.join()
+"""
+
+
+@pytest.mark.parametrize("kind", ["http", "lambda"])
+def test_a_process_ends_without_the_answers_it_waits_for(kind: str, url: str) -> None:
+    command = [sys.executable, "-c", NEVER_ANSWERED, kind, url]
+    subprocess.run(command, check=True, timeout=PATIENCE_S)
 
 
 def test_http_options() -> None:
@@ -497,6 +598,37 @@ def test_lambda_that_fails(service: OrchestratorService) -> None:
             execution_id = service.start_execution(code, ["f"])
         Worker(service, LambdaExecutor("f", client=Lambda(answer))).run(until_complete=True)
         assert message in service.get_result(execution_id)
+
+
+def test_lambda_that_takes_longer_than_the_client_waits(service: OrchestratorService) -> None:
+    from botocore.exceptions import ReadTimeoutError
+
+    client = Lambda(ReadTimeoutError(endpoint_url="https://lambda"))
+    code = CATCHING.format(call="f()", kind="TimeoutError")
+    with pytest.warns(UserWarning, match="not registered"):
+        execution_id = service.start_execution(code, ["f"])
+    Worker(service, LambdaExecutor("f", client=client)).run(until_complete=True)
+    assert "did not answer within the read_timeout" in service.get_result(execution_id)
+
+
+def test_lambda_answers_that_come_while_the_worker_stops(
+    service: OrchestratorService, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_answer = threading.Event(), threading.Event()
+
+    class Slow(Lambda):
+        def invoke(self, **event: Any) -> Any:
+            begun.set()
+            may_answer.wait(PATIENCE_S)
+            return super().invoke(**event)
+
+    register_function("f")(lambda: 7)
+    answer_while_stopping(service, monkeypatch, may_answer)
+    client = Slow({"Payload": b'{"result": 7}'})
+    with serve(LambdaExecutor("f", client=client), grace=PATIENCE_S):
+        execution_id = service.start_execution("await f()", ["f"])
+        assert begun.wait(PATIENCE_S)
+    assert service.get_result(execution_id) == 7
 
 
 def test_lambda_that_is_throttled_is_invoked_again(aws: Any, service: OrchestratorService) -> None:

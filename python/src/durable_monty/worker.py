@@ -41,11 +41,10 @@ STOP_S = 1.0
 class _Driver(Protocol):
     """What moves calls between the engine and an executor."""
 
-    @property
-    def runs_here(self) -> bool: ...
     def start(self) -> None: ...
     def stop(self, grace_s: float) -> None: ...
     def is_settled(self) -> bool: ...
+    def is_busy(self) -> bool: ...
     def running(self) -> int: ...
 
 
@@ -57,8 +56,8 @@ class Worker:
 
     `poll_interval` is how often, at the latest, an executor is asked about a job that can't report
     by itself; calls that run in this process never wait for it. `grace` is how many seconds
-    functions that still run are given when the worker stops; those that need longer run again
-    later, elsewhere or here.
+    functions that still run are given when the worker stops, here or where only this process awaits
+    what they come to; those that need longer run again later, elsewhere or here.
 
     `queues` are the queues it takes executions from, all of them unless some are named; workers of
     one process share theirs. `concurrency` is how many functions a `LocalExecutor` runs at once.
@@ -124,8 +123,6 @@ class Worker:
         store = self.service.store
         store.attach(self.queues, self._announcement())
         driver = self._driver(store.engine)
-        # Jobs elsewhere go on by themselves; only functions in this process are waited for.
-        grace = self.grace if driver.runs_here else 0.0
         try:
             driver.start()
             logger.info("worker started (%s)", type(self.executor).__name__)
@@ -135,7 +132,8 @@ class Worker:
             else:
                 self._run_until_stopped(store.engine, progress, until_complete)
         finally:
-            store.detach(grace)
+            # Jobs elsewhere go on by themselves; only what needs this process is waited for.
+            store.detach(self.grace if driver.is_busy() else 0.0)
             driver.stop(STOP_S)
 
     def _announcement(self) -> tuple[str, list[str], int]:

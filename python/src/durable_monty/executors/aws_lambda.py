@@ -36,7 +36,8 @@ class LambdaExecutor(ThreadedExecutor):
     The deployed function is `durable_monty.executors.aws_lambda.handler`, in a package that has
     the modules listed in its environment variable DURABLE_FUNCTIONS; or any other that takes the
     same event and returns `{"result": …}` or `{"error": {"type", "message"}}`. It needs no
-    database. `client` is a boto3 client for Lambda; by default one is made.
+    database. `client` is a boto3 client for Lambda, whose `read_timeout` has to be longer than the
+    function takes; by default one is made that waits as long as a Lambda can run.
 
     A Lambda that is throttled or can't be reached is invoked again, with the same idempotency key.
     """
@@ -54,7 +55,7 @@ class LambdaExecutor(ThreadedExecutor):
 
     def perform(self, call: CallRequest) -> Outcome:
         """Invokes the Lambda and waits for what it returns."""
-        from botocore.exceptions import ClientError, HTTPClientError
+        from botocore.exceptions import ClientError, HTTPClientError, ReadTimeoutError
         from botocore.exceptions import ConnectionError as NoConnection
 
         event = {**message_of(call), "function_name": call.function_name}
@@ -65,6 +66,11 @@ class LambdaExecutor(ThreadedExecutor):
                 Payload=json.dumps(event).encode(),
             )
             body = answer["Payload"].read()
+        except ReadTimeoutError as error:
+            raise TimeoutError(
+                f"Lambda {self.function_name} did not answer within the read_timeout of the "
+                "client, which has to be longer than the function takes"
+            ) from error
         except (HTTPClientError, NoConnection) as error:
             raise Unavailable(f"Lambda {self.function_name}: {error}") from error
         except ClientError as error:

@@ -160,9 +160,6 @@ class ReportingExecutor(Executor):
     when it stops. What is open then is submitted again by whoever takes the executions over.
     """
 
-    runs_here = False
-    """Whether jobs end with this process. A worker that stops waits for them."""
-
     reported_by_name = False
     """Whether whoever runs a job may report it to the database by its `job_id`, which is then
     stored before the call is handed over."""
@@ -201,6 +198,11 @@ class ReportingExecutor(Executor):
         Raises Unavailable when that is not possible now: it is tried again, so calls may come
         that were handed over before. Any other exception fails these calls.
         """
+
+    def is_busy(self) -> bool:
+        """Whether outcomes are on their way that would be lost with this process. A worker that
+        stops gives them its grace."""
+        return False
 
     def release_call(self, call: CallRequest) -> None:
         """This worker does not wait for the outcome any more. Perhaps another one does."""

@@ -61,11 +61,6 @@ class Courier:
         self._checked = 0
         self._thread = threading.Thread(target=self._body, name="durable-monty-calls", daemon=True)
 
-    @property
-    def runs_here(self) -> bool:
-        """Whether the jobs end with this process."""
-        return self._executor.runs_here
-
     def start(self) -> None:
         """Starts the thread."""
         self._executor.attach(self)
@@ -78,11 +73,14 @@ class Courier:
         self._executor.detach()
 
     def is_settled(self) -> bool:
-        """Whether every call was submitted, and none runs that ends with this process."""
+        """Whether every call was submitted and nothing that needs this process is under way."""
         with self._lock:
             is_idle = self._is_waiting and not self._submitting and not self._unsubmitted
-            is_busy = self._executor.runs_here and bool(self._open)
-        return is_idle and not is_busy and self._engine.pending_tasks() == 0
+        return is_idle and not self.is_busy() and self._engine.pending_tasks() == 0
+
+    def is_busy(self) -> bool:
+        """Whether outcomes are on their way that would be lost with this process."""
+        return self._executor.is_busy()
 
     def running(self) -> int:
         """How many calls have been submitted and have not come to anything."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from ..errors import Unavailable
@@ -18,6 +20,7 @@ from .threads import DEFAULT_MAX_CONCURRENCY, Again, ThreadedExecutor
 __all__ = ["HttpExecutor"]
 
 MAX_ANSWER_BYTES = 64 << 20
+KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 TRY_AGAIN = frozenset({408, 425, 429, 502, 503, 504})
 
 
@@ -33,12 +36,14 @@ class HttpExecutor(ThreadedExecutor):
     the attempt. A call that was answered with 202 and is not reported within `resubmit_after`
     seconds is posted again.
 
+    An answer may take as long as somebody waits for the call: until its timeout, or without end.
+    TCP finds out, within a minute, that the receiver's machine is gone. `timeout` is how many
+    seconds it may take to connect and to send the call.
+
     Requests are signed with `secret`, or DURABLE_WEBHOOK_SECRET: `durable_monty.webhooks.verify`
     is for the receiver. Without a secret they are not signed, and there can be no callback.
-    `timeout` is how many seconds the receiver may be silent. Redirects are not followed.
+    Redirects are not followed.
     """
-
-    reported_by_name = True
 
     def __init__(
         self,
@@ -67,17 +72,21 @@ class HttpExecutor(ThreadedExecutor):
             raise ValueError(
                 "a callback needs a secret for its tokens: give one, or set DURABLE_WEBHOOK_SECRET"
             )
+        self.reported_by_name = callback_url is not None
         self._lock = threading.Lock()
         self._idle: list[http.client.HTTPConnection] = []
+        self._awaited: dict[socket.socket, str] = {}
+        """The jobs whose answers are awaited, by where."""
 
-    def name_of(self, call: CallRequest) -> str:
+    def name_of(self, call: CallRequest) -> str | None:
         """The name by which a webhook reports."""
-        return call.job_id
+        return call.job_id if self.reported_by_name else None
 
     def perform(self, call: CallRequest) -> Outcome | Again:
         """POSTs a call and reads the answer."""
-        status, reason, body = self._post(json.dumps(self._message(call)).encode())
+        status, reason, body = self._post(call, json.dumps(self._message(call)).encode())
         if status == 202:
+            self.named(call, call.job_id)
             return Again(self.resubmit_after)
         if status in TRY_AGAIN:
             raise Unavailable(f"{self.url} answered {status} {reason}")
@@ -96,7 +105,7 @@ class HttpExecutor(ThreadedExecutor):
             message["token"] = token(call.job_id, self._secret)
         return message
 
-    def _post(self, body: bytes) -> tuple[int, str, bytes]:
+    def _post(self, call: CallRequest, body: bytes) -> tuple[int, str, bytes]:
         """Status, reason and body of the answer. Raises Unavailable when there is none."""
         headers = {"Content-Type": "application/json", **self.headers}
         if self._secret is not None:
@@ -106,14 +115,18 @@ class HttpExecutor(ThreadedExecutor):
         connection: http.client.HTTPConnection | None = kept or self._connect()
         assert connection is not None
         try:
-            connection.request("POST", self._target, body, headers)
-            response = connection.getresponse()
-            answer = response.read(MAX_ANSWER_BYTES + 1)
+            with self._awaiting(call, _open(connection)) as sock:
+                sock.settimeout(self.timeout)
+                connection.request("POST", self._target, body, headers)
+                sock.settimeout(None)
+                response = connection.getresponse()
+                answer = response.read(MAX_ANSWER_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:
             connection.close()
-            if kept is not None and not isinstance(error, TimeoutError):
+            is_stale = kept is not None and not isinstance(error, TimeoutError)
+            if is_stale and self.is_wanted(call):
                 # The other side may have closed a connection that was kept open.
-                return self._post(body)
+                return self._post(call, body)
             said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             raise Unavailable(f"{self.url}: {said}") from error
         if len(answer) > MAX_ANSWER_BYTES:
@@ -134,10 +147,52 @@ class HttpExecutor(ThreadedExecutor):
             return http.client.HTTPSConnection(host, port, timeout=self.timeout, context=context)
         return http.client.HTTPConnection(host, port, timeout=self.timeout)
 
+    @contextlib.contextmanager
+    def _awaiting(self, call: CallRequest, sock: socket.socket) -> Iterator[socket.socket]:
+        """Lets the connection be cut while the block runs."""
+        with self._lock:
+            self._awaited[sock] = call.job_id
+        try:
+            if not self.is_wanted(call):
+                raise OSError("nobody waits for the call any more")
+            yield sock
+        finally:
+            with self._lock:
+                del self._awaited[sock]
+
+    def release_call(self, call: CallRequest) -> None:
+        """Does not await its answer any more."""
+        super().release_call(call)
+        self._hang_up(lambda job_id: job_id == call.job_id)
+
     def detach(self) -> None:
         """Posts nothing any more. Calls that were accepted are reported to the callback."""
         super().detach()
+        self._hang_up(lambda _: True)
         with self._lock:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+
+    def _hang_up(self, is_meant: Callable[[str], bool]) -> None:
+        with self._lock:
+            for sock, job_id in self._awaited.items():
+                if is_meant(job_id):
+                    with contextlib.suppress(OSError):
+                        # That of the connection below TLS: it wakes whoever reads.
+                        socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+def _open(connection: http.client.HTTPConnection) -> socket.socket:
+    """The socket of a connection, on which TCP asks now and then whether the other machine is
+    still there."""
+    opened: socket.socket | None = connection.sock
+    if opened is not None:
+        return opened
+    connection.connect()
+    sock: socket.socket = connection.sock
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEP_ALIVE.items():
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return sock

@@ -76,6 +76,10 @@ class ModalExecutor(ThreadedExecutor):
         self._forget(call)
         return outcome_of(answer)
 
+    def is_busy(self) -> bool:
+        """Never: whoever takes over asks about what was spawned."""
+        return False
+
     def cancel_call(self, call: CallRequest) -> None:
         """Cancels what was spawned."""
         spawned = self._forget(call)

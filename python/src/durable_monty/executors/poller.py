@@ -54,8 +54,6 @@ class JobPoller:
     When the executor or the database can't be reached, that is tried again, call by call.
     """
 
-    runs_here = False
-
     def __init__(
         self, engine: Engine, executor: Executor, database: Database, poll_interval: float
     ) -> None:
@@ -85,6 +83,10 @@ class JobPoller:
     def is_settled(self) -> bool:
         """Whether every call was submitted and every job asked about at least once."""
         return self._is_waiting and self._unchecked == 0 and self._engine.pending_tasks() == 0
+
+    def is_busy(self) -> bool:
+        """Whether outcomes would be lost with this process: never, jobs are asked about again."""
+        return False
 
     def running(self) -> int:
         """How many jobs have not ended."""

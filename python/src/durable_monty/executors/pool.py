@@ -38,8 +38,6 @@ class CallPool:
     So functions that block run side by side at once, and functions that don't never wake it.
     """
 
-    runs_here = True
-
     def __init__(self, engine: Engine, executor: LocalExecutor) -> None:
         self._engine = engine
         self._executor = executor
@@ -67,6 +65,10 @@ class CallPool:
         with self._lock:
             is_idle = self._idle == self._threads and self._coroutines == 0
         return is_idle and self._engine.pending_tasks() == 0
+
+    def is_busy(self) -> bool:
+        """Whether outcomes would be lost with this process: always, a function may just begin."""
+        return True
 
     def running(self) -> int:
         """How many functions run just now."""

@@ -8,8 +8,7 @@ import logging
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..errors import Unavailable
@@ -32,13 +31,6 @@ class Again(NamedTuple):
     after_s: float
 
 
-class _Due(NamedTuple):
-    at: float
-    number: int
-    call: CallRequest
-    tries: int
-
-
 class ThreadedExecutor(ReportingExecutor):
     """Performs each call on a thread, at most `max_concurrency` at once.
 
@@ -51,12 +43,11 @@ class ThreadedExecutor(ReportingExecutor):
             raise ValueError(f"max_concurrency is {max_concurrency}, it must be at least 1")
         super().__init__()
         self.max_concurrency = max_concurrency
-        self._changed = threading.Condition()
+        self._state = threading.Lock()
         self._wanted: set[str] = set()
-        self._later: list[_Due] = []
-        self._numbers = itertools.count()
+        self._reporting = 0
         self._outcomes: Outcomes | None = None
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads: _Threads | None = None
         self._counts = {"submitted": 0, "finished": 0, "failed": 0}
 
     @abstractmethod
@@ -67,33 +58,35 @@ class ThreadedExecutor(ReportingExecutor):
         """
 
     def attach(self, outcomes: Outcomes) -> None:
-        """Starts the threads."""
+        """Gets ready to start threads."""
         self._outcomes = outcomes
-        self._pool = ThreadPoolExecutor(
-            self.max_concurrency, f"durable-monty-{type(self).__name__}"
-        )
-        threading.Thread(
-            target=self._tick, args=(self._pool,), name="durable-monty-later", daemon=True
-        ).start()
+        name = f"durable-monty-{type(self).__name__}"
+        self._threads = _Threads(self._try, self.max_concurrency, name)
 
     def detach(self) -> None:
         """Begins nothing any more. What runs elsewhere goes on."""
-        with self._changed:
-            pool, self._pool, self._outcomes = self._pool, None, None
+        with self._state:
+            threads, self._threads, self._outcomes = self._threads, None, None
             self._wanted.clear()
-            self._later.clear()
-            self._changed.notify_all()
-        if pool is not None:
-            pool.shutdown(wait=False, cancel_futures=True)
+        if threads is not None:
+            threads.close()
+
+    def is_busy(self) -> bool:
+        """Whether a call is performed, or about to be, whose outcome is waited for."""
+        threads = self._threads
+        under_way = [] if threads is None else threads.under_way()
+        with self._state:
+            return self._reporting > 0 or any(call.job_id in self._wanted for call in under_way)
 
     def submit_calls(self, calls: Sequence[CallRequest]) -> Sequence[str | None]:
         """Queues calls for the threads."""
-        with self._changed:
+        with self._state:
+            self._counts["submitted"] += len(calls)
+            self._wanted.update(call.job_id for call in calls)
+            threads = self._threads
+        if threads is not None:
             for call in calls:
-                self._counts["submitted"] += 1
-                self._wanted.add(call.job_id)
-                if self._pool is not None:
-                    self._pool.submit(self._try, call, 0)
+                threads.put(call)
         return [self.name_of(call) for call in calls]
 
     def name_of(self, call: CallRequest) -> str | None:
@@ -102,12 +95,12 @@ class ThreadedExecutor(ReportingExecutor):
 
     def release_call(self, call: CallRequest) -> None:
         """Does not perform it again."""
-        with self._changed:
+        with self._state:
             self._wanted.discard(call.job_id)
 
     def get_stats(self) -> dict[str, int]:
         """How many calls were submitted, finished and failed."""
-        with self._changed:
+        with self._state:
             return dict(self._counts)
 
     def named(self, call: CallRequest, name: str) -> None:
@@ -116,18 +109,23 @@ class ThreadedExecutor(ReportingExecutor):
         if outcomes is not None:
             outcomes.submitted(call.job_id, name)
 
+    def is_wanted(self, call: CallRequest) -> bool:
+        """Whether the outcome of a call is waited for here."""
+        with self._state:
+            return call.job_id in self._wanted
+
     def _try(self, call: CallRequest, tries: int) -> None:
-        with self._changed:
-            if call.job_id not in self._wanted:
-                return
+        if not self.is_wanted(call):
+            return
         try:
             outcome = self.perform(call)
         except Unavailable as error:
-            wait_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(tries, 20))
-            logger.warning("%s is tried again in %.1f s: %s", call.job_id, wait_s, error)
-            self._perform_later(call, wait_s, tries + 1)
+            if self.is_wanted(call):
+                wait_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(tries, 20))
+                logger.warning("%s is tried again in %.1f s: %s", call.job_id, wait_s, error)
+                self._perform_later(call, wait_s, tries + 1)
             return
-        except Exception as error:
+        except BaseException as error:
             outcome = Outcome(None, failure_of(error))
         if isinstance(outcome, Again):
             self._perform_later(call, outcome.after_s, 0)
@@ -135,27 +133,92 @@ class ThreadedExecutor(ReportingExecutor):
             self._report(call, outcome)
 
     def _report(self, call: CallRequest, outcome: Outcome) -> None:
-        with self._changed:
+        with self._state:
             outcomes = self._outcomes
             if outcomes is None or call.job_id not in self._wanted:
                 return
             self._wanted.discard(call.job_id)
+            self._reporting += 1
             self._counts["failed" if outcome.error else "finished"] += 1
-        outcomes.report({call.job_id: outcome})
+        try:
+            outcomes.report({call.job_id: outcome})
+        finally:
+            with self._state:
+                self._reporting -= 1
 
     def _perform_later(self, call: CallRequest, wait_s: float, tries: int) -> None:
-        due = _Due(time.monotonic() + wait_s, next(self._numbers), call, tries)
-        with self._changed:
-            if call.job_id in self._wanted:
-                heapq.heappush(self._later, due)
-                self._changed.notify_all()
+        threads = self._threads
+        if threads is not None and self.is_wanted(call):
+            threads.put(call, tries, wait_s)
 
-    def _tick(self, pool: ThreadPoolExecutor) -> None:
-        """Hands calls whose time has come to the threads."""
+
+class _Due(NamedTuple):
+    at: float
+    number: int
+    call: CallRequest
+    tries: int
+
+
+class _Threads:
+    """Threads that perform calls when they are due, at most `limit`, started when a call finds
+    none that is free. The process doesn't wait for them when it ends."""
+
+    def __init__(self, perform: Callable[[CallRequest, int], None], limit: int, name: str) -> None:
+        self._perform = perform
+        self._limit = limit
+        self._name = name
+        self._changed = threading.Condition()
+        self._numbers = itertools.count()
+        self._waiting: list[_Due] = []
+        self._running: dict[int, _Due] = {}
+        self._threads = 0
+        self._is_closed = False
+
+    def put(self, call: CallRequest, tries: int = 0, after_s: float = 0.0) -> None:
+        """Has a call performed in so many seconds."""
+        due = _Due(time.monotonic() + after_s, next(self._numbers), call, tries)
         with self._changed:
-            while self._pool is pool:
-                now = time.monotonic()
-                while self._later and self._later[0].at <= now:
-                    due = heapq.heappop(self._later)
-                    pool.submit(self._try, due.call, due.tries)
-                self._changed.wait(self._later[0].at - now if self._later else None)
+            heapq.heappush(self._waiting, due)
+            self._changed.notify()
+            # So there is one for every call, until there are as many as there may be.
+            if self._threads < min(self._limit, len(self._waiting) + len(self._running)):
+                threading.Thread(target=self._body, name=self._name, daemon=True).start()
+                self._threads += 1
+
+    def under_way(self) -> list[CallRequest]:
+        """The calls that are performed now, or are due."""
+        now = time.monotonic()
+        with self._changed:
+            known = (*self._running.values(), *self._waiting)
+        return [due.call for due in known if due.at <= now]
+
+    def close(self) -> None:
+        """Lets the threads end, each when it is done with its call."""
+        with self._changed:
+            self._is_closed = True
+            self._waiting.clear()
+            self._changed.notify_all()
+
+    def _body(self) -> None:
+        while (due := self._next()) is not None:
+            try:
+                self._perform(due.call, due.tries)
+            except BaseException:
+                logger.exception("what %s came to could not be reported", due.call.job_id)
+            with self._changed:
+                del self._running[due.number]
+
+    def _next(self) -> _Due | None:
+        """The next call, once it is due; None when there won't be one."""
+        with self._changed:
+            while not self._is_closed:
+                wait_s = self._waiting[0].at - time.monotonic() if self._waiting else None
+                if wait_s is None or wait_s > 0:
+                    self._changed.wait(wait_s)
+                    continue
+                due = heapq.heappop(self._waiting)
+                self._running[due.number] = due
+                # Somebody has to look out for the next one.
+                self._changed.notify()
+                return due
+        return None

@@ -35,7 +35,7 @@ class PlainProvider(CheckpointProvider):
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, kept: dict[str, Any] | None = None) -> None:
+    def __init__(self, storage_path: str = "", kept: dict[str, Any] | None = None) -> None:
         self.kept = {} if kept is None else kept
 
     async def save_checkpoint(self, checkpoint_id: str, *parts: Any) -> None:

@@ -482,6 +482,34 @@ def test_saves_of_one_manager_at_once_have_numbers_of_their_own(tmp_path: Path) 
     run(body())
 
 
+# Retention
+
+
+@pytest.mark.parametrize(
+    ("by_provider", "given", "expected"),
+    [(4, {}, 4), (4, {"keep_last_n": 2}, 2), (None, {}, 15), (None, {"keep_last_n": None}, 15),
+     (None, {"keep_last_n": 12}, 12), ("unknown", {}, 10), ("unknown", {"keep_last_n": None}, 15),
+     ("unknown", {"keep_last_n": 12}, 12)],
+)  # fmt: skip
+def test_as_many_are_kept_as_was_said(by_provider: Any, given: Any, expected: int) -> None:
+    async def body() -> None:
+        provider: CheckpointProvider = PlainProvider()
+        if by_provider != "unknown":
+            provider = MemoryCheckpointProvider(keep_last_n=by_provider)
+        manager = CheckpointManager("e", provider, **given)
+        for _ in range(15):
+            await manager.save_checkpoint("pass", {}, {}, [])
+        assert len(await manager.list_checkpoints()) == expected
+
+    run(body())
+
+
+@pytest.mark.parametrize("keep_last_n", [0, 11, None])
+def test_a_manager_that_can_not_keep_so_many_is_refused(keep_last_n: Any) -> None:
+    with pytest.raises(InvalidCheckpoint, match=f"keep_last_n is {keep_last_n}: .*"):
+        CheckpointManager("e", MemoryCheckpointProvider(), keep_last_n=keep_last_n)
+
+
 # Several writers in one process
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints_support import PlainProvider
 
 from durable_monty.checkpoints import (
     CheckpointManager,
@@ -20,6 +21,7 @@ from durable_monty.checkpoints import (
     CheckpointWarning,
     DurabilityConfig,
     FilesystemCheckpointProvider,
+    InvalidCheckpoint,
     checkpoint_providers,
     get_checkpoint_provider,
     open_manager,
@@ -124,6 +126,29 @@ def test_what_is_enabled_is_kept_where_the_table_says(tmp_path: Path) -> None:
     asyncio.run(body())
     kept = FilesystemCheckpointProvider(tmp_path / "kept")
     assert asyncio.run(kept.list_checkpoints("e")) == ["e_ckpt_3", "e_ckpt_4"]
+
+
+@pytest.mark.parametrize("keep_last_n", [3, 25])
+def test_the_manager_sees_to_what_the_provider_does_not_know(keep_last_n: int) -> None:
+    register_checkpoint_provider(PlainProvider, "plain")
+
+    async def body() -> None:
+        config = DurabilityConfig(enabled=True, storage_type="plain", keep_last_n=keep_last_n)
+        async with open_manager("e", config) as manager:
+            for _ in range(30):
+                await manager.save_checkpoint("pass", {}, {}, [])
+            assert len(await manager.list_checkpoints()) == keep_last_n
+
+    asyncio.run(body())
+
+
+def test_a_setting_that_nobody_heeds_is_refused() -> None:
+    register_checkpoint_provider(PlainProvider, "plain")
+    config = DurabilityConfig(enabled=True, storage_type="plain", max_checkpoint_size_mb=2)
+    with pytest.raises(InvalidCheckpoint, match=r"max_checkpoint_size_mb is 2, .*'plain'"):
+        open_manager("e", config)
+    with pytest.raises(InvalidCheckpoint, match=r"PlainProvider takes no max_size_mb"):
+        get_checkpoint_provider("plain", max_size_mb=2)
 
 
 # Providers of other packages

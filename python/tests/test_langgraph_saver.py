@@ -152,9 +152,10 @@ def test_savers_with_one_provider_overwrite_nothing(kind: str, tmp_path: Path) -
 
 def test_savers_in_turn_overwrite_nothing_without_leases() -> None:
     kept: dict[str, Any] = {}
-    with DurableSaver(PlainProvider(kept)) as first, DurableSaver(PlainProvider(kept)) as second:
+    first, second = (DurableSaver(PlainProvider(kept=kept)) for _ in range(2))
+    with first, second:
         expected = {put(saver) for saver in (first, second, first, second)}
-    assert ids(PlainProvider(kept)) == expected
+    assert ids(PlainProvider(kept=kept)) == expected
 
 
 def test_who_lost_a_thread_looks_before_it_writes_again(tmp_path: Path) -> None:

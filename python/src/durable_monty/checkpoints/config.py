@@ -69,17 +69,26 @@ class DurabilityConfig:
         return cls(**values)
 
     def open_provider(self) -> CheckpointProvider | None:
-        """The provider that the table names; None when it says `enabled = false`."""
+        """The provider that the table names; None when it says `enabled = false`.
+
+        One that knows no `keep_last_n` leaves it to its manager: `open_manager` passes it on.
+        Raises `InvalidCheckpoint` for a `max_checkpoint_size_mb` that the provider can't heed.
+        """
         if not self.enabled:
             return None
-        from .registry import get_checkpoint_provider
+        from .registry import get_checkpoint_provider, takes_option
 
-        return get_checkpoint_provider(
-            self.storage_type,
-            self.storage_path,
-            max_size_mb=self.max_checkpoint_size_mb,
-            keep_last_n=self.keep_last_n,
-        )
+        options: dict[str, Any] = {}
+        if takes_option(self.storage_type, "keep_last_n"):
+            options["keep_last_n"] = self.keep_last_n
+        if takes_option(self.storage_type, "max_size_mb"):
+            options["max_size_mb"] = self.max_checkpoint_size_mb
+        elif self.max_checkpoint_size_mb != type(self).max_checkpoint_size_mb:
+            raise InvalidCheckpoint(
+                f"max_checkpoint_size_mb is {self.max_checkpoint_size_mb}, and the provider of "
+                f"{self.storage_type!r} bounds no sizes: its constructor takes no max_size_mb"
+            )
+        return get_checkpoint_provider(self.storage_type, self.storage_path, **options)
 
 
 class DisabledManager:
@@ -120,12 +129,13 @@ def open_manager(
     execution_id: str, config: DurabilityConfig | None = None
 ) -> CheckpointManager | DisabledManager:
     """The manager of an execution's checkpoints, as `[durability]` has it."""
-    provider = (DurabilityConfig.load() if config is None else config).open_provider()
+    config = DurabilityConfig.load() if config is None else config
+    provider = config.open_provider()
     if provider is None:
         return _DISABLED
     from .manager import CheckpointManager
 
-    return CheckpointManager(execution_id, provider)
+    return CheckpointManager(execution_id, provider, keep_last_n=config.keep_last_n)
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(DurabilityConfig)}

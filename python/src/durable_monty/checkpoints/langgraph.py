@@ -89,9 +89,10 @@ class DurableSaver(BaseCheckpointSaver[int]):
     """
 
     def __init__(self, provider: CheckpointProvider, *, serde: Any = None) -> None:
-        if provider.keep_last_n is not None:
+        kept = getattr(provider, "keep_last_n", None)
+        if kept is not None:
             raise InvalidCheckpoint(
-                f"the provider keeps the last {provider.keep_last_n} entries of a thread, and "
+                f"the provider keeps the last {kept} entries of a thread, and "
                 "LangGraph needs all of them: give it keep_last_n=None"
             )
         super().__init__(serde=serde)

@@ -9,16 +9,19 @@ from typing import Any
 from ..errors import Corrupt
 from .content import CheckpointWarning, Policy, savable
 from .names import parse_execution_id
-from .provider import Checkpoint, CheckpointProvider
+from .provider import Checkpoint, CheckpointProvider, InvalidCheckpoint
 from .writer import Writer
 
 __all__ = ["CheckpointManager"]
+
+_AS_PROVIDER: Any = object()
 
 
 class CheckpointManager:
     """The checkpoints of one execution, numbered from 1 across restarts.
 
-    `keep_last_n`: how many are kept at each save; None for what the provider does by itself, or 10.
+    `keep_last_n`: how many are kept at each save, None for all; not more than the provider keeps.
+    Unless it is given, as many as the provider keeps, or 10 when that is not the provider's affair.
     `on_unsaved`: what happens when a variable can't be saved: "error" raises `InvalidCheckpoint`
     and saves nothing, "warn" leaves it out, warns, and notes it in the metadata under "unsaved".
 
@@ -35,7 +38,7 @@ class CheckpointManager:
         execution_id: str,
         provider: CheckpointProvider,
         *,
-        keep_last_n: int | None = None,
+        keep_last_n: int | None = _AS_PROVIDER,
         on_unsaved: Policy = "error",
     ) -> None:
         if on_unsaved not in ("error", "warn"):
@@ -43,9 +46,9 @@ class CheckpointManager:
         self.execution_id = parse_execution_id(execution_id)
         self.provider = provider
         self.on_unsaved: Policy = on_unsaved
-        self.keep_last_n = keep_last_n
-        if keep_last_n is None and provider.keep_last_n is None:
-            self.keep_last_n = 10
+        if keep_last_n is _AS_PROVIDER:
+            keep_last_n = getattr(provider, "keep_last_n", 10)
+        self.keep_last_n = _checked(keep_last_n, provider)
         self.checkpoint_counter: int | None = None
         self._writer = Writer(provider, self.execution_id)
 
@@ -86,7 +89,8 @@ class CheckpointManager:
                 metadata["unsaved"] = unsaved
             checkpoint_id = await self._writer.save(counter, execution_state, kept, metadata)
             self.checkpoint_counter = counter
-            if self.keep_last_n is not None:
+            kept_by_provider = getattr(self.provider, "keep_last_n", None)
+            if self.keep_last_n is not None and self.keep_last_n != kept_by_provider:
                 await self.provider.cleanup_old_checkpoints(self.execution_id, self.keep_last_n)
             return checkpoint_id
 
@@ -139,3 +143,15 @@ class CheckpointManager:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+
+def _checked(keep_last_n: int | None, provider: CheckpointProvider) -> int | None:
+    if keep_last_n is not None and keep_last_n < 1:
+        raise InvalidCheckpoint(f"keep_last_n is {keep_last_n}: at least one is kept")
+    by_provider = getattr(provider, "keep_last_n", None)
+    if by_provider is not None and (keep_last_n is None or keep_last_n > by_provider):
+        raise InvalidCheckpoint(
+            f"keep_last_n is {keep_last_n}: the provider's own saves leave the last {by_provider} "
+            f"checkpoints of an execution: give the provider keep_last_n={keep_last_n}, too"
+        )
+    return keep_last_n

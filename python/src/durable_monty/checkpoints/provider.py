@@ -32,8 +32,9 @@ class CheckpointProvider(ABC):
     storage_type: ClassVar[str] = ""
     """What `[durability] storage_type` calls it."""
 
-    keep_last_n: int | None = None
-    """How many checkpoints a save leaves of an execution; None when saves remove nothing."""
+    keep_last_n: int | None
+    """How many checkpoints a save leaves of an execution, None for all. A provider that does not
+    have this attribute leaves it to managers, which keep 10 unless they are told otherwise."""
 
     @abstractmethod
     async def save_checkpoint(

@@ -59,20 +59,31 @@ def get_checkpoint_provider(
 ) -> CheckpointProvider:
     """Opens the provider of a `storage_type`.
 
-    `storage_path` is what it is given first: a folder, a file, or a URL. Of the options it gets
-    those that its constructor has a parameter for.
+    `storage_path` is what it is given first: a folder, a file, or a URL. Raises `InvalidCheckpoint`
+    for a type that is not known, and for an option that the provider's constructor does not take.
     """
+    kind = _kind(storage_type)
+    for name in options:
+        if not takes_option(storage_type, name):
+            raise InvalidCheckpoint(f"the checkpoint provider {_name(kind)} takes no {name}")
+    arguments = () if storage_path is None else (storage_path,)
+    return kind(*arguments, **options)
+
+
+def takes_option(storage_type: str, name: str) -> bool:
+    """Whether the constructor of a provider has a parameter."""
+    parameters = inspect.signature(_kind(storage_type)).parameters
+    return name in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+
+
+def _kind(storage_type: str) -> type[CheckpointProvider]:
     _discover()
     kind = _providers.get(storage_type)
     if kind is None:
         near = nearest(storage_type, _providers)
         hint = f"did you mean {near!r}?" if near else f"there are {', '.join(sorted(_providers))}"
         raise InvalidCheckpoint(f"there is no checkpoint provider {storage_type!r}: {hint}")
-    parameters = inspect.signature(kind).parameters
-    takes_all = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    given = {name: value for name, value in options.items() if takes_all or name in parameters}
-    arguments = () if storage_path is None else (storage_path,)
-    return kind(*arguments, **given)
+    return kind
 
 
 def _name(provider: type) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Serve
@@ -105,6 +109,167 @@ def test_what_can_not_be_a_workflow_is_refused(service: OrchestratorService) -> 
         reading.start(service)
     with pytest.raises(TypeError, match="missing a required argument"):
         outer.start(service)  # type: ignore[call-arg]
+
+
+# What the workflows below have beside them in their module, under names that they use themselves.
+items = [1, 2]
+result = None
+label = "of the module"
+LIMIT = 5
+PAUSE = timedelta(seconds=1)
+
+
+def hash(text: str) -> str:  # noqa: A001
+    return f"#{text}"
+
+
+@dataclass
+class Item:
+    n: int
+
+
+@workflow
+async def total(items: list[int], found: Item | None = None, *, most: int = LIMIT * 2) -> int:
+    result: Item = found
+    for item in items:
+        result = await double(item)
+    return min(result, most)
+
+
+@workflow
+async def nested(n: int) -> list[int]:
+    def twice(double: int) -> int:
+        return 2 * double
+
+    async def later(label: int, add: Any = lambda items: items + 1) -> int:
+        return add(await double(label))
+
+    return [twice(n), await later(n), *[10 * items for items in range(2)]]
+
+
+@workflow
+async def deep(n: int) -> list[int]:
+    async def later(item: int) -> int:
+        return await double(item)
+
+    return [await later(item) for item in range(n)]
+
+
+@workflow
+async def titled(
+    # Defaults over several lines, with letters that are more than a byte.
+    a: str = "é" + label,
+    b: int = (LIMIT + 1),
+    *,
+    c: str = "ü",
+    d: list[int] = [LIMIT, *items],  # noqa: B006
+) -> list[Any]:
+    return [a, b, c, d]
+
+
+@workflow
+async def titles() -> list[Any]:
+    return await titled(c="c")
+
+
+def test_a_name_of_the_functions_own_is_no_global(
+    service: OrchestratorService, serve: Serve
+) -> None:
+    started = [total.start(service, items), nested.start(service, 4), deep.start(service, 3)]
+    with serve():
+        assert [service.result(one, timeout=30) for one in started] == [
+            4,
+            [8, 9, 0, 10],
+            [0, 2, 4],
+        ]
+
+
+def test_a_default_has_the_value_that_it_has_in_the_module(
+    service: OrchestratorService, serve: Serve
+) -> None:
+    started = [titles.start(service), total.start(service, [7]), titled.start(service, b=7)]
+    with serve():
+        assert [service.result(one, timeout=30) for one in started] == [
+            ["éof the module", 6, "c", [5, 1, 2]],
+            10,
+            ["éof the module", 7, "ü", [5, 1, 2]],
+        ]
+
+
+def test_names_that_the_program_would_not_have_are_refused(
+    service: OrchestratorService, serve: Serve
+) -> None:
+    @workflow
+    async def hashing(text: str) -> str:
+        return await hash(text)
+
+    @workflow
+    async def finding(found: Item = Item(LIMIT)) -> int:  # noqa: B008
+        return found.n
+
+    @workflow
+    async def waiting(pause: timedelta = PAUSE) -> float:
+        return pause.total_seconds()
+
+    @workflow
+    async def reading() -> int:
+        return sum(LIMIT for _ in items)
+
+    with pytest.raises(ValueError, match="'hash' is declared but has the name of a builtin"):
+        hashing.start(service, "a")
+    with pytest.raises(ValueError, match="a default of the workflow finding uses the global Item"):
+        finding.start(service)
+    with pytest.raises(ValueError, match="a default of the workflow waiting uses the global PAUSE"):
+        waiting.start(service)
+    with pytest.raises(ValueError, match="the workflow reading uses the global LIMIT, which is a"):
+        reading.start(service)
+
+
+TRIPLING = """
+from durable_monty import workflow
+
+def double(n):
+    return 3 * n
+
+@workflow
+async def tripled(n):
+    return await double(n)
+"""
+CLASHING = """
+from durable_monty import workflow
+from tripling import tripled
+
+def double(n):
+    return 2 * n
+
+@workflow
+async def both(n):
+    return await double(n) + await tripled(n)
+
+@workflow
+async def given(double):
+    return await tripled(double)
+
+@workflow
+async def itself(itself):
+    return itself
+"""
+
+
+def test_two_things_with_one_name_are_refused(
+    service: OrchestratorService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tripling.py").write_text(TRIPLING)
+    (tmp_path / "clashing.py").write_text(CLASHING)
+    monkeypatch.syspath_prepend(tmp_path)
+    clashing = importlib.import_module("clashing")
+    double = r"the function (clashing|tripling)\.double"
+    with pytest.raises(ValueError, match=f"{double} and, in the workflow tripled, {double}"):
+        clashing.both.start(service, 1)
+    with pytest.raises(ValueError, match=r"parameter double, .* has the function tripling\.double"):
+        clashing.given.start(service, 1)
+    with pytest.raises(ValueError, match=r"has the workflow clashing\.itself of this name"):
+        clashing.itself.start(service, 1)
 
 
 TASKS = """

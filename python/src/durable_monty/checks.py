@@ -22,6 +22,8 @@ __all__ = ["check_inputs", "global_names", "source_lines"]
 _ALWAYS_THERE = frozenset({*vars(builtins), "__name__", "__file__", "__doc__", "__checkpoint__"})
 
 _end_of_line = re.compile(r"\r\n?|\n")
+# As in the engine, which never evaluates them.
+_UNREAD_ANNOTATIONS = "from __future__ import annotations\n"
 
 
 class _Names(NamedTuple):
@@ -88,7 +90,7 @@ def global_names(code: str) -> _Names | None:
     """The global names that code reads, and those of them that it never binds. None when this
     version of Python can't parse it: the engine's own parser has the last word."""
     try:
-        top = symtable.symtable(code, "workflow.py", "exec")
+        top = symtable.symtable(_UNREAD_ANNOTATIONS + code, "workflow.py", "exec")
     except (SyntaxError, ValueError, RecursionError):
         return None
     read, bound = set(), set()

@@ -19,8 +19,9 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
+from .checks import global_names, source_lines
 from .errors import InvalidWorkflow
 from .functions import FUNCTION_REGISTRY
 from .service import OrchestratorService
@@ -74,6 +75,9 @@ class Workflow(Generic[P, R]):
     def code(self) -> str:
         """The program: this function, the workflows it calls, and the call of it."""
         parameters = inspect.signature(self.function).parameters.values()
+        closure = self._closure()
+        imports = _imports(closure)
+        taken = _meanings(closure)
         words = []
         for one in parameters:
             if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD, one.POSITIONAL_ONLY):
@@ -81,10 +85,14 @@ class Workflow(Generic[P, R]):
                     f"the workflow {self.name} has the parameter {one}: only parameters with a "
                     "name can be inputs"
                 )
+            if one.name in taken:
+                raise InvalidWorkflow(
+                    f"the workflow {self.name} has the parameter {one.name}, and its program "
+                    f"has {_shown(taken[one.name])} of this name: rename one of them"
+                )
             words.append(f"{one.name}={one.name}")
         call = f"await {self.function.__name__}({', '.join(words)})\n"
-        parts = [_parts(one.function).source for one in self._closure()]
-        return "\n\n".join([*_imports(self._closure()), *parts, call])
+        return "\n\n".join([*imports, *(_parts(one.function).source for one in closure), call])
 
     @property
     def functions(self) -> list[str | Callable[..., Any]]:
@@ -146,10 +154,12 @@ playbook = workflow
 """The same under the name that Playbooks has for it."""
 
 
-class _Parts:
-    def __init__(self, source: str, names: set[str]) -> None:
-        self.source = source
-        self.names = names
+class _Parts(NamedTuple):
+    source: str
+    reads: frozenset[str]
+    """The global names that it uses."""
+    default_reads: frozenset[str]
+    """Those that its defaults use."""
 
 
 @functools.lru_cache(maxsize=1024)
@@ -170,18 +180,85 @@ def _parts(function: Callable[..., Any]) -> _Parts:
         )
     (tree,) = ast.parse(source).body
     assert isinstance(tree, ast.AsyncFunctionDef)
-    lines = source.splitlines()[tree.lineno - 1 :]
-    # Not the annotations of parameters: nobody evaluates them.
-    used = [*tree.body, *tree.args.defaults, *filter(None, tree.args.kw_defaults)]
-    nodes = (node for part in used for node in ast.walk(part))
-    return _Parts("\n".join(lines), {node.id for node in nodes if isinstance(node, ast.Name)})
+    kept = []
+    # From the end, so that what is replaced moves nothing that is still to come.
+    for node, value in reversed(_defaults(tree.args, function)):
+        written = ast.unparse(node)
+        literal = _literal(value)
+        if literal is None:
+            kept.append(written)
+        elif _reads(written):
+            source = _replaced(source, node, literal)
+    source = "\n".join(source_lines(source)[tree.lineno - 1 :])
+    return _Parts(source, _reads(source), _reads("\n".join(kept)))
+
+
+def _reads(code: str) -> frozenset[str]:
+    names = global_names(code)
+    assert names is not None, "it was parsed before"
+    return names.read
+
+
+def _defaults(arguments: ast.arguments, function: Callable[..., Any]) -> list[tuple[ast.expr, Any]]:
+    """What stands there as a default and what it came to, in the order of the source."""
+    by_place = zip(arguments.defaults, function.__defaults__ or (), strict=True)
+    by_name = function.__kwdefaults__ or {}
+    keywords = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    return [*by_place, *((node, by_name[one.arg]) for one, node in keywords if node is not None)]
+
+
+def _literal(value: Any) -> str | None:
+    """How a value is written without any name; None when it can't be."""
+    text = repr(value)
+    try:
+        return text if ast.literal_eval(text) == value else None
+    except (ValueError, SyntaxError):
+        return None
+
+
+def _replaced(source: str, node: ast.expr, text: str) -> str:
+    """The source with other text in the place of a node. Columns count bytes."""
+    lines = source.encode().splitlines(keepends=True)
+    assert node.end_lineno is not None
+    before = b"".join(lines[: node.lineno - 1]) + lines[node.lineno - 1][: node.col_offset]
+    after = lines[node.end_lineno - 1][node.end_col_offset :] + b"".join(lines[node.end_lineno :])
+    return (before + text.encode() + after).decode()
 
 
 def _globals(function: Callable[..., Any]) -> dict[str, Any]:
     """What a function sees of its module, by name."""
     around = function.__globals__
-    used = sorted(_parts(function).names)
-    return {name: around[name] for name in used if name in around and not hasattr(builtins, name)}
+    used = sorted(_parts(function).reads)
+    return {
+        name: around[name]
+        for name in used
+        if name in around and not _is_builtin(name, around[name])
+    }
+
+
+def _is_builtin(name: str, value: Any) -> bool:
+    return name in vars(builtins) and vars(builtins)[name] is value
+
+
+def _meanings(workflows: Iterable[Workflow[Any, Any]]) -> dict[str, Any]:
+    """What the globals of the program are, by name: it has one module for all its workflows."""
+    found: dict[str, Any] = {}
+    for one in workflows:
+        for name, value in {one.function.__name__: one, **_globals(one.function)}.items():
+            if found.setdefault(name, value) is not value:
+                raise InvalidWorkflow(
+                    f"the name {name} is {_shown(found[name])} and, in the workflow {one.name}, "
+                    f"{_shown(value)}: rename one of them"
+                )
+    return found
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Workflow):
+        return f"the workflow {value.__module__}.{value.name}"
+    home = getattr(value, "__module__", None)
+    path = f"{home}.{value.__name__}" if home else value.__name__
+    return f"the {type(value).__name__} {path}"
 
 
 def _imports(workflows: Iterable[Workflow[Any, Any]]) -> list[str]:
@@ -197,9 +274,12 @@ def _imports(workflows: Iterable[Workflow[Any, Any]]) -> list[str]:
                 if inspect.isclass(value) and module in _MODULES:
                     lines.add(f"from {module} import {value.__name__} as {name}")
                 else:
+                    where, instead = "", "pass it as an argument"
+                    if name in _parts(one.function).default_reads:
+                        where, instead = "a default of ", "write a value there"
                     raise InvalidWorkflow(
-                        f"the workflow {one.name} uses the global {name}, which is a "
-                        f"{type(value).__name__}: pass it as an argument"
+                        f"{where}the workflow {one.name} uses the global {name}, which is a "
+                        f"{type(value).__name__}: {instead}"
                     )
     return sorted(lines)
 

@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from .worker import Worker
     from .workflows import playbook, workflow
 
+    __version__: str
+
 __all__ = [
     "FUNCTION_REGISTRY",
     "AgentContext",
@@ -194,19 +196,22 @@ _MODULES = frozenset(
 )
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOME_OF.get(name)
-    if home is not None:
-        value = getattr(importlib.import_module(f".{home}", __name__), name)
-        globals()[name] = value
-        return value
-    if name in _MODULES:
-        return importlib.import_module(f".{name}", __name__)
-    if name == "__version__":
-        from importlib.metadata import version
+# Type checkers see the imports above, and no name that is not there.
+if not TYPE_CHECKING:
 
-        return version("durable-monty")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        home = _HOME_OF.get(name)
+        if home is not None:
+            value = getattr(importlib.import_module(f".{home}", __name__), name)
+            globals()[name] = value
+            return value
+        if name in _MODULES:
+            return importlib.import_module(f".{name}", __name__)
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("durable-monty")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

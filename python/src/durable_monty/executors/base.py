@@ -57,7 +57,7 @@ class Executor(ABC):
         `OrchestratorService.complete_call`.
         """
 
-    def check_job(self, job_id: str) -> JobStatus:
+    def check_job(self, job_id: str) -> JobStatus | dict[str, Any]:
         """What became of a job. By default nothing is known yet."""
         return {"status": "started"}
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,30 @@ def test_a_class_is_made_once() -> None:
     assert not made
     invoke_agent("counted", {})
     invoke_agent("counted", {})
+    assert len(made) == 1
+
+
+def test_a_class_is_made_once_for_all_threads() -> None:
+    made = []
+    everybody = threading.Barrier(4)
+    another = threading.Event()
+
+    class Counted(Echo):
+        def __init__(self) -> None:
+            made.append(self)
+            if len(made) > 1:
+                another.set()
+            another.wait(0.2)
+
+    register_agent("counted", Counted)
+
+    def invoke() -> None:
+        everybody.wait(PATIENCE_S)
+        invoke_agent("counted", {})
+
+    with ThreadPoolExecutor(4) as threads:
+        for done in [threads.submit(invoke) for _ in range(4)]:
+            done.result(PATIENCE_S)
     assert len(made) == 1
 
 
@@ -185,6 +211,24 @@ def test_models_may_be_given_and_returned() -> None:
     register_agent("bad", Echo, input_model=dict)
     with pytest.raises(InvalidWorkflow, match="not a pydantic model class"):
         invoke_agent("bad", {})
+
+
+class Renamed(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    total: int = pydantic.Field(alias="grandTotal")
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @property
+    def double(self) -> int:
+        return 2 * self.total
+
+
+def test_an_instance_of_the_model_is_a_result_as_it_is() -> None:
+    register_agent("renamed", lambda payload, context: Renamed(grandTotal=3), output_model=Renamed)
+    assert invoke_agent("renamed", {}) == {"total": 3, "double": 6}
+    register_agent("dict", lambda payload, context: {"grandTotal": "x"}, output_model=Renamed)
+    with pytest.raises(ValueError, match="the result of agent 'dict' does not fit Renamed"):
+        invoke_agent("dict", {})
 
 
 @pytest.mark.parametrize(("result", "shown"), [([1], "a list"), (None, "None"), (1, "an int")])

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import re
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterable
 from types import CoroutineType
 from typing import Any, Protocol, TypeVar, overload
@@ -217,6 +218,7 @@ class AgentFunction:
         self._agent = agent
         self._given_models = models
         self._ready: tuple[Callable[..., Any], Any, Any] | None = None
+        self._making = threading.RLock()
 
     def __call__(self, payload: Any) -> Any:
         """Runs the agent for the call that is served. A coroutine, when the agent is one."""
@@ -257,13 +259,14 @@ class AgentFunction:
 
     def _checked(self, result: Any, context: AgentContext) -> dict[str, Any]:
         gives = self._ready[2] if self._ready else None
-        if gives is not None and isinstance(result, gives):
+        is_checked = gives is not None and isinstance(result, gives)
+        if is_checked:
             result = result.model_dump(mode="json")
         if not isinstance(result, dict):
             raise TypeError(
                 f"agent '{self.name}' returned {_article(result)}, it must return a dict"
             )
-        if gives is not None:
+        if gives is not None and not is_checked:
             metadata = result.get(METADATA)
             result = check(gives, result, f"the result of agent '{self.name}'")
             if metadata is not None:
@@ -284,6 +287,14 @@ class AgentFunction:
             agent = _imported(self.name, agent)
         takes = model_of(agent, "input_model", self._given_models[0])
         gives = model_of(agent, "output_model", self._given_models[1])
+        # Not while it is imported: whoever imports may wait for another thread's import.
+        with self._making:
+            if self._ready is None:
+                self._ready = (self._made(agent), takes, gives)
+            return self._ready
+
+    def _made(self, agent: Any) -> Callable[..., Any]:
+        """What is called to run the agent."""
         if isinstance(agent, type):
             try:
                 agent = agent()
@@ -293,10 +304,7 @@ class AgentFunction:
                     f"arguments ({error}): register an instance"
                 ) from error
         run = getattr(agent, "run", None)
-        if not callable(run):
-            run = agent
-        self._ready = (run, takes, gives)
-        return self._ready
+        return run if callable(run) else agent  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         return f"<agent {self.name}@{self.version} {self.path}>"

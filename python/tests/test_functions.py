@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import json
 import os.path
 import subprocess
@@ -19,6 +21,7 @@ from durable_monty import (
     execute_function,
     get_function,
     register_function,
+    webhooks,
 )
 from durable_monty.executors.base import Executor, takes_call
 from durable_monty.failures import failure_of, split_error
@@ -52,6 +55,33 @@ def test_async_functions_are_run_to_their_result() -> None:
         return x + 1
 
     assert execute_function("later", [1]) == 2
+
+
+def test_async_functions_are_run_where_a_loop_runs_already() -> None:
+    word = contextvars.ContextVar("word", default="none")
+
+    @register_function("heard")
+    async def heard(x: int) -> list[Any]:
+        await asyncio.sleep(0)
+        return [word.get(), x]
+
+    @register_function("refused")
+    async def refused() -> None:
+        raise KeyError("k")
+
+    def answered(call: dict[str, Any]) -> Any:
+        body = json.dumps(call)
+        return webhooks.answer({webhooks.SIGNATURE_HEADER: webhooks.sign(body, "s")}, body, "s")
+
+    async def handler() -> list[Any]:
+        word.set("mine")
+        with pytest.raises(KeyError, match="k"):
+            execute_function("refused", [])
+        status, content = answered({"function": "refused"})
+        assert (status, content["error"]["type"]) == (200, "KeyError")
+        return [execute_function("heard", [1]), answered({"function": "heard", "args": [2]})]
+
+    assert asyncio.run(handler()) == [["mine", 1], (200, {"result": ["mine", 2]})]
 
 
 def test_unknown_functions_are_key_errors() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import importlib
 import inspect
@@ -10,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -143,17 +145,24 @@ def execute_function(
     path: str, args: Iterable[Any], kwargs: Mapping[str, Any] | None = None
 ) -> Any:
     """Calls a function by name or dotted path and returns its result, also that of an
-    `async def`. All a remote worker needs; no database."""
+    `async def`, which has an event loop of its own. All a remote worker needs; no database."""
     return finished(get_function(path)(*args, **(kwargs or {})))
 
 
 def finished(result: Any) -> Any:
     """What a function returned, once it is there: a coroutine is run to its end."""
-    if inspect.iscoroutine(result):
-        import asyncio
+    if not inspect.iscoroutine(result):
+        return result
+    import asyncio
 
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
         return asyncio.run(result)
-    return result
+    # A thread has one loop at a time, and that of the caller waits for us.
+    context = contextvars.copy_context()
+    with ThreadPoolExecutor(1, "durable-monty-function") as thread:
+        return thread.submit(context.run, asyncio.run, result).result()
 
 
 def _import(path: str) -> Any:

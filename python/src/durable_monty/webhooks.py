@@ -71,7 +71,10 @@ def answer(
     headers: Mapping[str, str], body: bytes | str, secret: bytes | str | None = None
 ) -> tuple[int, dict[str, Any]]:
     """Serves a request of `HttpExecutor` by running the function it names in this process: the
-    status and the JSON to answer with."""
+    status and the JSON to answer with.
+
+    It waits for the function, also for an `async def`: a coroutine gives it to a thread, as with
+    `asyncio.to_thread`, to let others go on meanwhile."""
     from .executors.remote import request_of, run_request
 
     if not verify(headers, body, secret):

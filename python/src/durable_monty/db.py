@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import sqlalchemy
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
 from . import sqlite
@@ -51,13 +52,25 @@ def init_db(
     """
     if isolation not in ("process", "thread"):
         raise InvalidWorkflow(f"isolation is {isolation!r}, expected 'process' or 'thread'")
-    parsed = make_url(url)
+    parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite":
         store, engine = _open_file(parsed, isolation)
     else:
         store, engine = _open_server(parsed, isolation)
     _stores[engine] = store
     return engine
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):
+        # What these say may be a part of a password.
+        raise InvalidWorkflow(
+            "the database URL can't be read: it looks like sqlite:///file.db or "
+            "postgresql://user:password@host:5432/database, where letters such as @ and / of a "
+            "password are written as %40 and %2F"
+        ) from None
 
 
 def _open_file(url: URL, isolation: Isolation) -> tuple[Store, Engine]:
@@ -86,10 +99,16 @@ def _open_server(url: URL, isolation: Isolation) -> tuple[Store, Engine]:
             f"executions are kept in SQLite, Postgres and MySQL or MariaDB, not in {backend}"
         )
     place = url.set(drivername=backend)
-    store = Store.at(place.render_as_string(hide_password=False), place, isolation)
-    store.migrate()
     if "+" not in url.drivername:
         url = url.set(drivername=f"{backend}+{driver}")
+    try:
+        url.get_dialect()
+    except NoSuchModuleError:
+        raise InvalidWorkflow(
+            f"SQLAlchemy has no driver {url.drivername}: leave it out for {backend}+{driver}"
+        ) from None
+    store = Store.at(place.render_as_string(hide_password=False), place, isolation)
+    store.migrate()
     if backend == "postgresql":
         # The models read and write the text of what is JSON.
         engine = sqlalchemy.create_engine(

@@ -126,19 +126,9 @@ class OrchestratorService:
         given = dict(inputs or {})
         functions, names = declare_functions(external_functions)
         check_inputs(self._store.engine, code, functions, names, given)
-        execution_id = self._store.engine.start(
-            code,
-            functions,
-            encode_object(given, "inputs"),
-            workflow_id,
-            idempotency_key,
-            None if limits is None else json.dumps(dict(limits)),
-            namespace,
-            queue,
-            [tags] if isinstance(tags, str) else list(tags),
+        return self._start(
+            code, functions, given, workflow_id, idempotency_key, limits, namespace, queue, tags
         )
-        logger.debug("execution %s scheduled", execution_id)
-        return execution_id
 
     def start_executions(
         self,
@@ -175,24 +165,12 @@ class OrchestratorService:
         """
         if not isinstance(workflow, StepWorkflow):
             workflow = load_workflow(workflow)
-        given = encode_object(dict(inputs or {}), "inputs")
+        agents, language = workflow.declared_agents(), workflow.language
+        what = (workflow.source, agents, inputs, workflow.id)
         try:
-            execution_id = self._store.engine.start(
-                workflow.source,
-                workflow.declared_agents(),
-                given,
-                workflow.id,
-                idempotency_key,
-                None if limits is None else json.dumps(dict(limits)),
-                namespace,
-                queue,
-                [tags] if isinstance(tags, str) else list(tags),
-                workflow.language,
-            )
+            return self._start(*what, idempotency_key, limits, namespace, queue, tags, language)
         except InvalidWorkflow as error:
             raise self._refused(workflow, error) from None
-        logger.debug("execution %s of %s scheduled", execution_id, workflow.id)
-        return execution_id
 
     def start_workflows(
         self, workflow: StepWorkflow | str | Path, inputs: Iterable[Mapping[str, Any]]
@@ -209,6 +187,34 @@ class OrchestratorService:
             return self._store.engine.start_many(starts, workflow.language)
         except InvalidWorkflow as error:
             raise self._refused(workflow, error) from None
+
+    def _start(
+        self,
+        source: str,
+        functions: str,
+        inputs: Mapping[str, Any] | None,
+        workflow_id: str | None,
+        idempotency_key: str | None,
+        limits: Mapping[str, int] | None,
+        namespace: str | None,
+        queue: str | None,
+        tags: Iterable[str],
+        language: str = "python",
+    ) -> str:
+        execution_id = self._store.engine.start(
+            source,
+            functions,
+            encode_object(dict(inputs or {}), "inputs"),
+            workflow_id,
+            idempotency_key,
+            None if limits is None else json.dumps(dict(limits)),
+            namespace,
+            queue,
+            [tags] if isinstance(tags, str) else list(tags),
+            language,
+        )
+        logger.debug("execution %s scheduled", execution_id)
+        return execution_id
 
     def _refused(self, workflow: StepWorkflow, error: InvalidWorkflow) -> InvalidWorkflow:
         """What is wrong with a workflow. A program knows the agents that it names, and stays the
@@ -241,19 +247,8 @@ class OrchestratorService:
         returned. See docs/SESSIONS.md.
         """
         declared, _ = declare_functions(functions)
-        session_id = self._store.engine.start(
-            "",
-            declared,
-            encode_object(dict(inputs or {}), "inputs"),
-            workflow_id or "session",
-            idempotency_key,
-            None if limits is None else json.dumps(dict(limits)),
-            namespace,
-            queue,
-            [tags] if isinstance(tags, str) else list(tags),
-            "session",
-        )
-        logger.debug("session %s opened", session_id)
+        what = ("", declared, inputs, workflow_id or "session")
+        session_id = self._start(*what, idempotency_key, limits, namespace, queue, tags, "session")
         return self.get_session(session_id)
 
     def get_session(self, session_id: str) -> Session:

@@ -217,6 +217,13 @@ def test_payloads_that_plain_json_has_no_word_for() -> None:
 def test_what_can_be_no_url_or_command() -> None:
     with pytest.raises(ValueError, match="no http or https URL"):
         HttpAgent("ftp://x")
+    with pytest.raises(ValueError, match="is no URL: Port could not be cast"):
+        HttpAgent("http://x:eighty/")
+    with pytest.raises(ValueError, match="is no URL: Port out of range"):
+        HttpAgent("https://x:70000/")
+    for url in ("http://x/a b", "http://x/ü", "http://x/?q=ü"):
+        with pytest.raises(ValueError, match="are written as in %20"):
+            HttpAgent(url)
     with pytest.raises(ValueError, match="it must be a list"):
         CommandAgent("rm -rf")
 

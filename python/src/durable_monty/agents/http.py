@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from .wire import facts_of, read_result, write_payload
 __all__ = ["HttpAgent"]
 
 MAX_ANSWER_BYTES = 16 << 20
+
+_TARGET = re.compile(r"[!-~]+")
 
 
 class HttpAgent:
@@ -34,13 +37,23 @@ class HttpAgent:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is no http or https URL")
+        try:
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"{url!r} is no URL: {error}") from None
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        if not _TARGET.fullmatch(target):
+            raise ValueError(
+                f"{url!r} is no URL: letters that are not ASCII, and spaces, are written as in %20"
+            )
         if timeout <= 0:
             raise ValueError(f"timeout is {timeout}, it must be more than 0 seconds")
         self.url = url
         self.headers = dict(headers or {})
         self.timeout = timeout
         self._parts = parts
-        self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._port = port
+        self._target = target
 
     def run(self, payload: dict[str, Any], context: AgentContext) -> dict[str, Any]:
         """Asks the receiver."""
@@ -77,11 +90,11 @@ class HttpAgent:
             connection.close()
 
     def _connect(self, timeout: float) -> http.client.HTTPConnection:
-        host, port = self._parts.hostname or "", self._parts.port
+        host = self._parts.hostname or ""
         if self._parts.scheme == "https":
             context = ssl.create_default_context()
-            return http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
-        return http.client.HTTPConnection(host, port, timeout=timeout)
+            return http.client.HTTPSConnection(host, self._port, timeout=timeout, context=context)
+        return http.client.HTTPConnection(host, self._port, timeout=timeout)
 
     def __repr__(self) -> str:
         # A URL may hold a secret in its query.

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -119,6 +121,33 @@ def test_what_a_program_leaves_behind_ends_with_it(tmp_path: Path) -> None:
     began = time.monotonic()
     assert invoke_agent("it", {}) == {}
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+@pytest.mark.parametrize("late", [False, True])
+def test_what_has_a_session_of_its_own_is_not_waited_for(
+    tmp_path: Path, late: bool, noisy: bool
+) -> None:
+    daemon = "import os, time\nend = time.time() + 60\nwhile time.time() < end: "
+    daemon += "os.write(2, bytes(9))" if noisy else "time.sleep(1)"
+    text = f"""
+child = subprocess.Popen([sys.executable, "-c", {daemon!r}], start_new_session=True)
+open({str(tmp_path / "pid")!r}, "w").write(str(child.pid))
+print(json.dumps({{"a": 1}}), flush=True)
+time.sleep({600 if late else 0})
+"""
+    register_agent("it", CommandAgent(program(tmp_path, text), timeout=2 if late else None))
+    began = time.monotonic()
+    try:
+        if late:
+            with pytest.raises(TimeoutError, match="took longer than it may and was killed"):
+                invoke_agent("it", {"a": "b" * 2_000_000})
+        else:
+            assert invoke_agent("it", {"a": "b" * 2_000_000}) == {"a": 1}
+        assert time.monotonic() - began < 30
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
 
 
 # URLs

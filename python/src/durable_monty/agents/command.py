@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import selectors
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,7 @@ __all__ = ["CommandAgent"]
 MAX_OUTPUT_BYTES = 16 << 20
 KEPT_STDERR_BYTES = 4 << 10
 CHUNK_BYTES = 1 << 16
+REST_S = 1.0
 
 
 class CommandAgent:
@@ -29,8 +31,9 @@ class CommandAgent:
 
     Its environment has DURABLE_IDEMPOTENCY_KEY, DURABLE_EXECUTION, DURABLE_STEP, DURABLE_ATTEMPT
     and, with a timeout, DURABLE_DEADLINE, beside that of this process (or `env`). After `timeout`
-    seconds, or at the attempt's deadline, it is killed together with what it started. An exit code
-    other than 0 fails the attempt; the end of its standard error stands in the message. Unix only.
+    seconds, or at the attempt's deadline, it is killed. With it ends what it started, except what
+    has a session of its own (`setsid`, a daemon): that is left alone. An exit code other than 0
+    fails the attempt; the end of its standard error stands in the message. Unix only.
     """
 
     def __init__(
@@ -103,74 +106,119 @@ class _Run:
 
     def __init__(self, process: subprocess.Popen[bytes], payload: bytes) -> None:
         self.is_late = False
-        self.stderr = ""
         self.code = 0
         self._process = process
-        self._helpers = [
-            threading.Thread(target=self._feed, args=(payload,), daemon=True),
-            threading.Thread(target=self._listen, daemon=True),
-            threading.Thread(target=self._end, daemon=True),
-        ]
+        self._payload = memoryview(payload)
+        self._output = bytearray()
+        self._errors = b""
+        self._has_ended = False
+        self._selector = selectors.DefaultSelector()
+
+    @property
+    def stderr(self) -> str:
+        """The end of its standard error."""
+        return self._errors.decode(errors="replace").strip()
 
     def finish(self, deadline: float | None) -> bytes:
         """Waits for the end, or brings it about. What was written, at most one chunk more than is
         allowed."""
-        timer = None
-        if deadline is not None:
-            timer = threading.Timer(max(0.0, deadline - time.monotonic()), self._stop_late)
-            timer.start()
-        for helper in self._helpers:
-            helper.start()
+        process = self._process
+        end, tell = os.pipe()
+        pipes: list[tuple[IO[bytes], int, Callable[[], bool]]] = [
+            (os.fdopen(end, "rb", 0), selectors.EVENT_READ, self._note_end),
+            (_of(process.stdin), selectors.EVENT_WRITE, self._feed),
+            (_of(process.stdout), selectors.EVENT_READ, self._read),
+            (_of(process.stderr), selectors.EVENT_READ, self._listen),
+        ]
+        waiter = threading.Thread(target=self._tell_end, args=(tell,), daemon=True)
+        waiter.start()
         try:
-            return self._read()
+            for pipe, event, serve in pipes:
+                os.set_blocking(pipe.fileno(), False)
+                self._selector.register(pipe, event, serve)
+            self._serve(deadline)
+            self._read_rest()
         finally:
-            for helper in self._helpers:
-                helper.join()
-            if timer is not None:
-                timer.cancel()
-                timer.join()
+            self._kill()
+            waiter.join()
             # Not reaped before: until here nobody else can have its number.
-            self.code = self._process.wait()
-            for pipe in (self._process.stdout, self._process.stderr):
-                _of(pipe).close()
+            self.code = process.wait()
+            self._selector.close()
+            for pipe, _, _ in pipes:
+                pipe.close()
+        return bytes(self._output)
 
-    def _read(self) -> bytes:
-        chunks, size = [], 0
-        while chunk := os.read(_of(self._process.stdout).fileno(), CHUNK_BYTES):
-            chunks.append(chunk)
-            size += len(chunk)
-            if size > MAX_OUTPUT_BYTES:
+    def _serve(self, deadline: float | None) -> None:
+        """Until the program has ended."""
+        while True:
+            self._turn(None if deadline is None else max(0.0, deadline - time.monotonic()))
+            if self._has_ended:
+                return
+            if deadline is not None and time.monotonic() >= deadline:
+                self.is_late = True
                 self._kill()
-                break
-        return b"".join(chunks)
+                deadline = None
 
-    def _feed(self, payload: bytes) -> None:
+    def _read_rest(self) -> None:
+        """What the program wrote before its end is in the pipes. Whoever else holds them, from a
+        session of his own, is not waited for."""
+        self._kill()
+        until = time.monotonic() + REST_S
+        while self._turn(0) and time.monotonic() < until:
+            pass
+
+    def _turn(self, timeout: float | None) -> bool:
+        """Serves the pipes that are ready, and closes those that are done; whether any was."""
+        ready = self._selector.select(timeout)
+        for key, _ in ready:
+            has_more = key.data()
+            if not has_more:
+                pipe: Any = key.fileobj
+                self._selector.unregister(pipe)
+                pipe.close()
+        return bool(ready)
+
+    def _feed(self) -> bool:
         try:
-            with _of(self._process.stdin) as stdin:
-                stdin.write(payload)
+            written = os.write(_of(self._process.stdin).fileno(), self._payload[:CHUNK_BYTES])
+        except BlockingIOError:
+            return True
         except OSError:
-            pass  # it did not want to read it all
+            return False  # it did not want to read it all
+        self._payload = self._payload[written:]
+        return bool(self._payload)
 
-    def _listen(self) -> None:
-        kept = b""
-        while chunk := os.read(_of(self._process.stderr).fileno(), CHUNK_BYTES):
-            kept = (kept + chunk)[-KEPT_STDERR_BYTES:]
-        self.stderr = kept.decode(errors="replace").strip()
+    def _read(self) -> bool:
+        chunk = os.read(_of(self._process.stdout).fileno(), CHUNK_BYTES)
+        self._output += chunk
+        if len(self._output) > MAX_OUTPUT_BYTES:
+            self._kill()
+            return False
+        return bool(chunk)
 
-    def _end(self) -> None:
-        """Ends, with the program, what it started and left behind: that may hold the pipes."""
-        os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-        self._kill()
+    def _listen(self) -> bool:
+        chunk = os.read(_of(self._process.stderr).fileno(), CHUNK_BYTES)
+        self._errors = (self._errors + chunk)[-KEPT_STDERR_BYTES:]
+        return bool(chunk)
 
-    def _stop_late(self) -> None:
-        self.is_late = True
-        self._kill()
+    def _note_end(self) -> bool:
+        self._has_ended = True
+        return False
+
+    def _tell_end(self, tell: int) -> None:
+        with os.fdopen(tell, "wb", 0) as pipe:
+            try:
+                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+            finally:
+                # Closing it would not do: a child that was forked meanwhile may have it as well.
+                pipe.write(b".")
 
     def _kill(self) -> None:
+        """Ends the program with all of its session."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
-            pass  # there is nobody left in its session
+            pass  # there is nobody left in it
 
 
 def _of(pipe: IO[bytes] | None) -> IO[bytes]:

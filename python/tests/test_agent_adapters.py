@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 import os
 import signal
 import subprocess
@@ -319,6 +320,68 @@ def test_langgraph() -> None:
     assert found["answer"] == "fourth"
     with pytest.raises(TypeError, match=r"no compiled graph: call \.compile\(\)"):
         LangGraphAgent(builder)
+
+
+def test_langgraph_goes_on_and_does_not_stop_halfway() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from langgraph.checkpoint.memory import InMemorySaver
+        from langgraph.graph import END, START, StateGraph
+        from langgraph.types import interrupt
+
+        from durable_monty.agents import LangGraphAgent
+
+        State = TypedDict("State", {"log": Annotated[list[str], operator.add]})  # noqa: UP013
+        tries: list[str] = []
+
+        def first(state: Any) -> dict[str, Any]:
+            tries.append("first")
+            return {"log": ["first"]}
+
+        def second(state: Any) -> dict[str, Any]:
+            tries.append("second")
+            if tries.count("second") == 1:
+                raise ValueError("no model")
+            return {"log": ["second"]}
+
+        def ask(state: Any) -> dict[str, Any]:
+            return {"log": [interrupt("may I?")]}
+
+        builder = StateGraph(State)
+        builder.add_sequence([("first", first), ("second", second)])
+        builder.add_edge(START, "first")
+        register_agent("it", LangGraphAgent(builder.compile(checkpointer=InMemorySaver())))
+        with pytest.raises(ValueError, match="no model"):
+            invoke_agent("it", {"log": ["in"]}, context(attempt=1))
+        assert invoke_agent("it", {"log": ["in"]}, context()) == {"log": ["in", "first", "second"]}
+        assert tries == ["first", "second", "second"]
+
+        shared = {"configurable": {"thread_id": "shared"}}
+        graph = builder.compile(checkpointer=InMemorySaver())
+        register_agent("shared", LangGraphAgent(graph, config=shared))
+        tries.clear()
+        with pytest.raises(ValueError, match="no model"):
+            invoke_agent("shared", {"log": ["in"]}, context())
+        found = invoke_agent("shared", {"log": ["new"]}, context(idempotency_key="e:1"))
+        assert found["log"][-3:] == ["new", "first", "second"], "it has not the other's input"
+
+        asking = StateGraph(State)
+        asking.add_node("ask", ask)
+        asking.add_edge(START, "ask")
+        asking.add_edge("ask", END)
+        for name, graph in (
+            ("kept", asking.compile(checkpointer=InMemorySaver())),
+            ("alone", asking.compile()),
+        ):
+            register_agent(name, LangGraphAgent(graph))
+            for attempt in (1, 2):
+                with pytest.raises(RuntimeError, match=r"stopped at an interrupt \('may I\?'\)"):
+                    invoke_agent(name, {"log": []}, context(attempt=attempt))
+        for nodes in (["second"], "*"):
+            with pytest.raises(ValueError, match="compile it without"):
+                LangGraphAgent(builder.compile(interrupt_before=nodes))
+            with pytest.raises(ValueError, match="compile it without"):
+                LangGraphAgent(builder.compile(interrupt_after=nodes))
 
 
 def test_strands() -> None:

@@ -227,12 +227,16 @@ pub(crate) async fn complete(
                 // Whoever has its token or the secret was given the job by somebody who asked
                 // for it: what is not known yet soon will be.
                 Found::Nothing if caller.is_of_secret() => return Err(not_yet()),
-                Found::Nothing => {
-                    return Err(Error::not_found("there is no call with this job_id"));
-                }
+                Found::Nothing => return Err(no_such_job()),
             };
             if let Permit::Caller(caller) = &caller {
-                Server::visible(engine, caller, id)?;
+                let visible = Server::visible(engine, caller, id);
+                visible.map_err(|error| match error {
+                    // The job of somebody else, whose execution the sender has not named: not
+                    // even that is told.
+                    Error::NotFound(_) if report.job_id.is_some() => no_such_job(),
+                    error => error,
+                })?;
             }
             if let Some(attempt) = attempt
                 && let Some(detail) = refuse_attempt(engine, id, call, attempt)?
@@ -251,6 +255,10 @@ pub(crate) async fn complete(
         })
         .await?;
     Ok(json(StatusCode::OK, &taken))
+}
+
+fn no_such_job() -> Error {
+    Error::not_found("there is no call with this job_id")
 }
 
 fn not_yet() -> Error {

@@ -189,3 +189,19 @@ fn without_a_secret_reports_from_elsewhere_are_refused() {
     let taken = desk.ask("POST", "/webhook/complete").token(&worker).json(&report).send();
     assert_eq!(taken.json()["applied"], true, "{taken:?}");
 }
+
+#[test]
+fn a_token_of_one_tenant_does_not_learn_which_jobs_another_has() {
+    let desk = Desk::open();
+    let (id, job) = submitted(&desk, "await f()");
+    let elsewhere = desk.token(Role::Worker, Some("elsewhere"));
+    let told = |job: &str| {
+        let report = json!({ "job_id": job, "result": 1 });
+        let answer = desk.ask("POST", "/webhook/complete").token(&elsewhere).json(&report).send();
+        answer.is_problem(404)
+    };
+    let unknown = told("nobody");
+    assert_eq!(told(&job), unknown);
+    assert_eq!(told(&format!("{id}-0-1")), unknown, "named after its attempt");
+    desk.wait_for(&id, "waiting");
+}

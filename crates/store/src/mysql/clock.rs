@@ -8,10 +8,11 @@ use super::{
 };
 use crate::clock::Clock;
 
-pub(super) async fn measure(clock: &Clock, connection: &mut Connection<'_>) -> Outcome<()> {
+/// Sets the clock; `false` when the answer took too long for that.
+pub(super) async fn measure(clock: &Clock, connection: &mut Connection<'_>) -> Outcome<bool> {
     let asked = Instant::now();
     let sql = "SELECT CAST(UNIX_TIMESTAMP(NOW(3)) * 1000 AS SIGNED)";
     let rows = connection.ask(sql, &[]).await?;
-    clock.set(asked, get(rows.first().ok_or(Fault::Lost)?, 0)?);
-    Ok(())
+    let answered = Instant::now();
+    Ok(clock.set(asked, answered, get(rows.first().ok_or(Fault::Lost)?, 0)?))
 }

@@ -31,7 +31,7 @@ use crate::{
     CallRecord, ExecutionRecord, ListFilter, Loaded, PayloadChange, PayloadRow, PayloadTable,
     Store, StoredProgram, TokenRecord, WorkerRecord, Write, Written,
     batch::concerns_others,
-    clock::{Clock, REFRESH},
+    clock::{Clock, REFRESH, set_first},
     waiting::{PATIENCE, Pauses},
 };
 use commit::Writer;
@@ -76,7 +76,7 @@ impl MysqlStore {
             let mut connection = sessions.connection().await?;
             warn_of_loss(&mut connection).await?;
             news.look(&mut connection).await?;
-            clock::measure(&clock, &mut connection).await
+            set_first(async || clock::measure(&clock, &mut connection).await).await
         })?;
         sessions.runtime()?.spawn(refresh(Arc::downgrade(&sessions), clock.clone()));
         let writer = Mutex::new(Writer::new(id));

@@ -9,15 +9,18 @@ use super::{
 };
 use crate::clock::Clock;
 
-pub(super) async fn measure(clock: &Clock, connection: &Connection<'_>) -> Outcome<()> {
+/// Sets the clock; `false` when the answers took too long for that.
+pub(super) async fn measure(clock: &Clock, connection: &Connection<'_>) -> Outcome<bool> {
+    let mut is_set = false;
     // The first exchange on a connection takes longer: it prepares the statement.
     for _ in 0..2 {
         let statement = Statement::new("SELECT clock_timestamp()", Vec::new());
         let asked = Instant::now();
         let rows = connection.run(Frame::Bare, &[statement]).await?;
+        let answered = Instant::now();
         let row = rows.iter().flatten().next().ok_or(Fault::Lost)?;
         let value::Instant(then_ms) = row.try_get(0)?;
-        clock.set(asked, then_ms);
+        is_set |= clock.set(asked, answered, then_ms);
     }
-    Ok(())
+    Ok(is_set)
 }

@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use crate::{
     CallRecord, ExecutionRecord, ListFilter, Loaded, PayloadChange, PayloadRow, PayloadTable,
     Store, StoredProgram, TokenRecord, Wake, WorkerRecord, Write, Written,
-    clock::{Clock, REFRESH},
+    clock::{Clock, REFRESH, set_first},
     waiting::{PATIENCE, Pauses},
 };
 use commit::Writer;
@@ -72,7 +72,7 @@ impl PostgresStore {
         let clock = Arc::new(Clock::new());
         let schema = sessions.block_on(async {
             let connection = sessions.connection().await?;
-            clock::measure(&clock, &connection).await?;
+            set_first(async || clock::measure(&clock, &connection).await).await?;
             let sql = "SELECT current_schema()::text";
             let rows = connection.run(Frame::Bare, &[Statement::new(sql, Vec::new())]).await?;
             Ok(rows.iter().flatten().next().map_or(String::new(), |row| row.get(0)))

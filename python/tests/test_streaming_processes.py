@@ -7,25 +7,33 @@ import ast
 import asyncio
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE_S, service_url
 
 from durable_monty import StreamingPythonExecutor
 from durable_monty.checkpoints import CheckpointManager, FilesystemCheckpointProvider
 
-RESUME = """
+CHILD = """
 import asyncio, sys
-from durable_monty import StreamingPythonExecutor
-from durable_monty.checkpoints import CheckpointManager, FilesystemCheckpointProvider
+from durable_monty import StreamingPythonExecutor, checkpoints
 
-async def main(folder, code):
-    async with CheckpointManager("e", FilesystemCheckpointProvider(folder)) as manager:
-        executor = await StreamingPythonExecutor.resume(manager)
+async def call(value):
+    print(value, flush=True)
+    if value in sys.argv[5:]:
+        await asyncio.Event().wait()
+    return value
+
+async def main(provider, place, execution, code):
+    store = getattr(checkpoints, provider)(place)
+    async with checkpoints.CheckpointManager(execution, store) as manager:
+        executor = await StreamingPythonExecutor.resume(manager, {"call": call})
         await executor.add_chunk(code)
         return (await executor.finalize()).output
 
-print(ascii(asyncio.run(main(*sys.argv[1:]))))
+print(ascii(asyncio.run(main(*sys.argv[1:5]))))
 """
 
 
@@ -36,12 +44,24 @@ async def save(folder: Path, code: str) -> None:
         await executor.finalize()
 
 
+def child(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", CHILD, *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+    )
+
+
+def end(process: subprocess.Popen[str]) -> list[str]:
+    """The lines that a process printed which has ended well."""
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    return out.splitlines()
+
+
 def resume(folder: Path, code: str) -> object:
     """What an expression comes to in a new process that goes on from the checkpoints."""
-    command = [sys.executable, "-c", RESUME, str(folder), code]
-    child = subprocess.run(command, capture_output=True, text=True)
-    assert child.returncode == 0, child.stderr
-    return ast.literal_eval(child.stdout)
+    (line,) = end(child("FilesystemCheckpointProvider", str(folder), "e", code))
+    return ast.literal_eval(line)
 
 
 SAVED = {
@@ -119,3 +139,24 @@ def test_a_new_process_finds_what_was_saved(
 ) -> None:
     asyncio.run(save(tmp_path, code))
     assert resume(tmp_path, expression) == value
+
+
+@pytest.mark.parametrize("kind", ["Filesystem", "Sqlite", "Postgres", "Redis"])
+def test_a_killed_process_is_gone_on_from_with_every_provider(kind: str, tmp_path: Path) -> None:
+    if kind in ("Postgres", "Redis"):
+        place = service_url(f"DURABLE_TEST_{kind.upper()}")
+    else:
+        place = str(tmp_path / "checkpoints")
+    store = (f"{kind}CheckpointProvider", place, f"e-{uuid.uuid4().hex}")
+    code = (
+        "items = shared = [await call('a')]\n"
+        "for word in ['b', 'c', 'd']:\n    items.append(await call(word))\n"
+    )
+    with child(*store, code, "c") as first:
+        assert first.stdout is not None
+        assert [first.stdout.readline() for _ in range(3)] == ["a\n", "b\n", "c\n"]
+        first.kill()
+    *called, output = end(child(*store, "(items, items is shared)\n"))
+    assert called == ["c", "d"], "what was saved is not done again"
+    assert ast.literal_eval(output) == (["a", "b", "c", "d"], True)
+    assert end(child(*store, "items.pop()")) == ["'d'"]

@@ -110,6 +110,17 @@ SAVED = {
         "g.__module__",
         "colorsys",
     ),
+    "a warning": (
+        "import warnings\nwith warnings.catch_warnings():\n"
+        "    warnings.simplefilter('ignore')\n    warnings.warn('old')\nx = 1\n",
+        "x",
+        1,
+    ),
+    "flags and what Python notes of them": (
+        "import enum\nclass F(enum.IntFlag):\n    A = 1\n    B = 2\nx = [~F.A, F.A | F.B]\n",
+        "x == [~F.A, F.A | F.B]",
+        True,
+    ),
     "an exception with all that it says": (
         "try:\n    raise ValueError('x')\nexcept ValueError as caught:\n    e = caught\n"
         "e.add_note('hint') if hasattr(e, 'add_note') else setattr(e, '__notes__', ['hint'])\n"

@@ -205,6 +205,15 @@ def test_an_array_comes_back_as_it_was(array: Any) -> None:
     assert (back == array).all()
 
 
+def test_an_array_that_can_not_be_written_to_stays_one() -> None:
+    array = np.arange(3)
+    array.flags.writeable = False
+    back, view = again(array, np.frombuffer(b"ab", dtype="u1"))
+    assert (back.tolist(), view.tolist()) == ([0, 1, 2], [97, 98])
+    assert not back.flags.writeable
+    assert not view.flags.writeable
+
+
 @pytest.mark.parametrize(
     "value", [np.float64(1.5), np.int32(3), np.bool_(True), np.str_("a"), np.datetime64("2026")]
 )
@@ -243,6 +252,7 @@ FRAMES = [
     pd.DataFrame([[1, 2]], columns=["a", "a"]),
     pd.DataFrame({1: [1], ("a", 2): [2]}),
     pd.DataFrame({"a": [1]}, index=pd.CategoricalIndex(["x"])),
+    pd.DataFrame({"a": [1]}).set_flags(allows_duplicate_labels=False),
 ]
 
 
@@ -251,10 +261,27 @@ def test_a_frame_comes_back_as_it_was(value: Any) -> None:
     (back,) = again(value)
     pd.testing.assert_frame_equal(back, value)
     assert back.attrs == value.attrs
+    assert back.flags == value.flags
     for column in range(value.shape[1]):
         series = value.iloc[:, column]
         (series_back,) = again(series)
         pd.testing.assert_series_equal(series_back, series)
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        pd.MultiIndex.from_product([[1, 2], ["a", "b"]], names=["n", None])[:1],
+        pd.MultiIndex.from_tuples([(1, "a"), (float("nan"), None)]),
+        pd.MultiIndex.from_arrays([pd.Categorical(["a"]), pd.to_datetime(["2026"], utc=True)]),
+    ],
+    ids=range(3),
+)
+def test_an_index_of_levels_comes_back_with_them(index: Any) -> None:
+    (back,) = again(index)
+    pd.testing.assert_index_equal(back, index)
+    for level, level_back in zip(index.levels, back.levels, strict=True):
+        pd.testing.assert_index_equal(level_back, level)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +303,8 @@ def test_moments_of_pandas_come_back(value: Any) -> None:
 
 ARRAY = np.arange(3)
 NESTED: list[Any] = functools.reduce(lambda inner, _: [inner], range(200), [])
+NOTED = pd.Series([1])
+object.__setattr__(NOTED, "note", "mine")
 OBJECTS = np.zeros(1, dtype=[("a", "O")])
 
 
@@ -286,6 +315,9 @@ OBJECTS = np.zeros(1, dtype=[("a", "O")])
         ([pd.Series(pd.arrays.SparseArray([1, 0]))], "v0 has values of the type Sparse"),
         ([[np.ma.array([1])]], r"v0\[0\] is a numpy\.ma\.MaskedArray"),
         ([ARRAY, {"a": ARRAY[1:]}], r"v1\['a'\] shares its memory with v0"),
+        ([np.frombuffer(bytearray(2), dtype="u1")], "v0 is a view of a bytearray"),
+        ([NOTED], r"v0\.note is an attribute, not data: put it in v0\.attrs"),
+        ([dt.timezone(dt.timedelta(microseconds=5))], "v0 is a time zone with a fraction of"),
         ([Pair(1, 10**200_000)], r"v0\['b'\] is an integer of more than"),
         ([["\ud800"]], "v0 holds text that is not Unicode"),
         ([NESTED], r"v0(\[0\])+.* is nested deeper than 120 levels"),

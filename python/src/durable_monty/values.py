@@ -277,7 +277,10 @@ def _from_time(value: dt.time, path: str, depth: int) -> Any:
 
 def _from_timezone(value: dt.timezone, path: str, depth: int) -> Any:
     name = _zone_name(value)
-    seconds = int(value.utcoffset(None).total_seconds())
+    offset = value.utcoffset(None)
+    if offset.microseconds:
+        raise TypeError(f"{path} is a time zone with a fraction of a second in its offset")
+    seconds = int(offset.total_seconds())
     return {"$timezone": seconds if name is None else [seconds, name]}
 
 

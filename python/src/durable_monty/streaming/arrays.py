@@ -81,6 +81,8 @@ def _pack_array(packer: Packer, value: Any, path: str, depth: int) -> Any:
     owner = value
     while owner.base is not None and type(owner.base) is type(value):
         owner = owner.base
+    if isinstance(owner.base, bytearray) or isinstance(getattr(owner.base, "obj", 0), bytearray):
+        raise TypeError(f"{path} is a view of a bytearray, which would be lost: make it a .copy()")
     met = packer.memory.setdefault(id(owner), [])
     for other, other_path in met:
         if numpy.may_share_memory(other, value):
@@ -89,7 +91,9 @@ def _pack_array(packer: Packer, value: Any, path: str, depth: int) -> Any:
                 "it a .copy()"
             )
     met.append((value, path))
-    return {"$py:array": _array(packer, value, path, depth)}
+    if value.flags.writeable:
+        return {"$py:array": _array(packer, value, path, depth)}
+    return {"$py:array": {"read-only": _array(packer, value, path, depth + 1)}}
 
 
 def _array(packer: Packer, value: Any, path: str, depth: int) -> Any:
@@ -105,6 +109,10 @@ def _array(packer: Packer, value: Any, path: str, depth: int) -> Any:
 def _make_array(unpacker: Unpacker, content: Any) -> Any:
     if isinstance(content, bytes):
         return _from_npy(content)
+    if "read-only" in content:
+        array = _make_array(unpacker, content["read-only"])
+        array.flags.writeable = False
+        return array
     flat = _module("numpy").empty(len(content["items"]), dtype=object)
     for n, item in enumerate(content["items"]):
         flat[n] = unpacker.unpack(item)
@@ -180,10 +188,8 @@ def _pack_index(packer: Packer, value: Any, path: str, depth: int) -> Any:
     if isinstance(value, pandas.RangeIndex):
         content["range"] = [value.start, value.stop, value.step]
     elif isinstance(value, pandas.MultiIndex):
-        content["levels"] = [
-            _pack_column(packer, value.get_level_values(n), where, inner)
-            for n in range(value.nlevels)
-        ]
+        content["levels"] = [_pack_index(packer, level, where, inner) for level in value.levels]
+        content["codes"] = [_npy(sys.modules["numpy"].asarray(codes)) for codes in value.codes]
     else:
         content["values"] = _pack_column(packer, value, where, inner)
         if getattr(value, "freq", None) is not None:
@@ -197,10 +203,9 @@ def _make_index(unpacker: Unpacker, content: Any) -> Any:
     if "range" in content:
         return pandas.RangeIndex(*content["range"], name=names[0])
     if "levels" in content:
-        levels = [_make_column(unpacker, level) for level in content["levels"]]
-        return pandas.MultiIndex.from_arrays(
-            [pandas.Index(level, dtype=level.dtype) for level in levels], names=names
-        )
+        levels = [unpacker.unpack(level) for level in content["levels"]]
+        codes = [_from_npy(one) for one in content["codes"]]
+        return pandas.MultiIndex(levels, codes, names=names)
     values = _make_column(unpacker, content["values"])
     index = pandas.Index(values, dtype=values.dtype, name=names[0])
     if "freq" in content:
@@ -214,9 +219,28 @@ def _pack_series(packer: Packer, value: Any, path: str, depth: int) -> Any:
             "values": _pack_column(packer, value, path, depth + 1),
             "index": packer.pack(value.index, f"{path}.index", depth + 1),
             "name": packer.pack(value.name, f"{path}.name", depth + 1),
-            "attrs": packer.pack(value.attrs, f"{path}.attrs", depth + 1),
+            **_pack_extras(packer, value, path, depth + 1),
         }
     }
+
+
+def _pack_extras(packer: Packer, value: Any, path: str, depth: int) -> dict[str, Any]:
+    """What a series or a frame has beside its data."""
+    for name in vars(value):
+        # pandas' own are private; Python's attributes are none of its data.
+        if not name.startswith("_"):
+            raise TypeError(f"{path}.{name} is an attribute, not data: put it in {path}.attrs")
+    return {
+        "attrs": packer.pack(value.attrs, f"{path}.attrs", depth),
+        "unique": not value.flags.allows_duplicate_labels,
+    }
+
+
+def _set_extras(unpacker: Unpacker, value: Any, content: Any) -> Any:
+    value.attrs = unpacker.unpack(content["attrs"])
+    if content["unique"]:
+        value.flags.allows_duplicate_labels = False
+    return value
 
 
 def _make_series(unpacker: Unpacker, content: Any) -> Any:
@@ -224,8 +248,7 @@ def _make_series(unpacker: Unpacker, content: Any) -> Any:
     values = _make_column(unpacker, content["values"])
     index, name = unpacker.unpack(content["index"]), unpacker.unpack(content["name"])
     series = pandas.Series(values, dtype=values.dtype, index=index, name=name)
-    series.attrs = unpacker.unpack(content["attrs"])
-    return series
+    return _set_extras(unpacker, series, content)
 
 
 def _pack_frame(packer: Packer, value: Any, path: str, depth: int) -> Any:
@@ -238,7 +261,7 @@ def _pack_frame(packer: Packer, value: Any, path: str, depth: int) -> Any:
                 for n in columns
             ],
             "index": packer.pack(value.index, f"{path}.index", depth + 1),
-            "attrs": packer.pack(value.attrs, f"{path}.attrs", depth + 1),
+            **_pack_extras(packer, value, path, depth + 1),
         }
     }
 
@@ -252,8 +275,7 @@ def _make_frame(unpacker: Unpacker, content: Any) -> Any:
     series = [pandas.Series(one, dtype=one.dtype, index=index) for one in values]
     frame = pandas.DataFrame(dict(enumerate(series)), index=index)
     frame.columns = columns
-    frame.attrs = unpacker.unpack(content["attrs"])
-    return frame
+    return _set_extras(unpacker, frame, content)
 
 
 def _pack_moment(packer: Packer, value: Any, path: str, depth: int) -> Any:

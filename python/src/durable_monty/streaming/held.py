@@ -93,8 +93,12 @@ class Held:
             return {f"[{n}]": one for n, one in enumerate(value)}
         if type(value) is dict:
             return {f"[{key!r}]": one for key, one in value.items()}
-        is_own = type(value).__module__ == self._module
-        return dict(vars(value)) if is_own and hasattr(value, "__dict__") else {}
+        if type(value).__module__ != self._module:
+            return {}
+        # An enum keeps what it finds out of its members in names of its own.
+        reserved = "_" if isinstance(value, enum.Enum) else "__"
+        attributes = getattr(value, "__dict__", {}).items()
+        return {name: one for name, one in attributes if not name.startswith(reserved)}
 
 
 def _of_function(value: types.FunctionType) -> dict[str, Any]:

@@ -87,8 +87,9 @@ class Program:
             "__annotations__",
             "__annotate__",
             "__conditional_annotations__",
+            "__warningregistry__",
         }
-        """The names that every module has."""
+        """The names that every module has, or is given by Python."""
         self.namespace["__builtins__"] = {**vars(builtins), "print": self.output.print}
         self.namespace.update(namespace)
         self._flags = 0

@@ -248,6 +248,7 @@ def test_whatever_is_raised_or_returned_ends_the_call(
     cases: dict[str, tuple[Any, str]] = {
         "surrogate": (ValueError("no caf\udce9.mp4"), r"no caf\udce9.mp4"),
         "mute": (Mute(), "<can't be shown: SystemExit>"),
+        "cancelled": (asyncio.CancelledError(), "CancelledError"),
         "text": ("caf\udce9.mp4", "result holds text that is not Unicode"),
         "key": ({"caf\udce9.mp4": 1}, "result holds text that is not Unicode"),
     }
@@ -255,7 +256,7 @@ def test_whatever_is_raised_or_returned_ends_the_call(
     @register_function("f")
     def f(kind: str) -> Any:
         came_to = cases[kind][0]
-        if isinstance(came_to, Exception):
+        if isinstance(came_to, BaseException):
             raise came_to
         return came_to
 
@@ -350,6 +351,77 @@ def test_timeouts(service: OrchestratorService, serve: Serve) -> None:
             assert service.result(execution_id, PATIENCE_S) == "late"
         finally:
             release.set()
+
+
+class Endless:
+    """An `async def` function that ends when it is cancelled only."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.running = 0
+        self.ended = threading.Event()
+
+    async def __call__(self) -> None:
+        self.running += 1
+        self.begun.release()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.running -= 1
+            self.ended.set()
+
+
+def test_a_coroutine_ends_with_its_time(service: OrchestratorService) -> None:
+    endless = Endless()
+
+    @register_function("f", timeout=0.1, retry=RetryPolicy(3, initial_interval=0.01))
+    async def f() -> None:
+        await endless()
+
+    code = "try:\n    await f()\nexcept TimeoutError as e:\n    r = str(e)\nr"
+    assert run(service, code, "f") == "the attempt took longer than its 100 ms"
+    assert endless.running == 0
+    assert endless.begun.acquire(blocking=False)
+
+
+def test_a_coroutine_is_cancelled_with_its_execution(
+    service: OrchestratorService, serve: Serve
+) -> None:
+    endless = Endless()
+
+    @register_function("f")
+    async def f() -> None:
+        await endless()
+
+    with serve():
+        execution_id = service.start_execution("await f()", ["f"])
+        assert endless.begun.acquire(timeout=PATIENCE_S)
+        service.cancel(execution_id)
+        assert endless.ended.wait(PATIENCE_S)
+
+
+def test_a_coroutine_is_cancelled_when_the_worker_stops_and_runs_again(
+    service: OrchestratorService, serve: Serve
+) -> None:
+    endless = Endless()
+    attempts: list[int] = []
+
+    @register_function("f")
+    async def f() -> str:
+        call = current_call()
+        assert call is not None
+        attempts.append(call.attempt)
+        if len(attempts) == 1:
+            await endless()
+        return "done"
+
+    with serve(grace=0.0):
+        execution_id = service.start_execution("await f()", ["f"])
+        assert endless.begun.acquire(timeout=PATIENCE_S)
+    assert endless.running == 0
+    with serve():
+        assert service.result(execution_id, PATIENCE_S) == "done"
+    assert attempts == [1, 1]
 
 
 def test_durable_timers(service: OrchestratorService) -> None:

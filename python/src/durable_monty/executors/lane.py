@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 __all__ = ["AsyncLane"]
@@ -26,6 +26,10 @@ class AsyncLane:
         self._ready().call_soon_threadsafe(
             self._begin, coroutine, context=contextvars.copy_context()
         )
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Calls a function on the loop, after what was started before."""
+        self._ready().call_soon_threadsafe(function)
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Runs a coroutine on the loop and waits for what it returns or raises."""

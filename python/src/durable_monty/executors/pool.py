@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import asyncio
 import logging
 import threading
 import time
@@ -26,6 +27,8 @@ __all__ = ["CallPool"]
 logger = logging.getLogger("durable_monty.executor")
 
 IDLE_S = 5.0
+CHECK_EVERY_S = 1.0
+"""How often coroutines are looked at that nobody may wait for any more."""
 
 
 class CallPool:
@@ -46,6 +49,9 @@ class CallPool:
         self._threads = 0
         self._idle = 0
         self._coroutines = 0
+        self._awaited: dict[asyncio.Task[Any], Task] = {}
+        """The coroutines that may be cancelled; only the event loop looks at it."""
+        self._is_watching = False
         self._handed: deque[Task] = deque()
         self._is_stopping = False
 
@@ -55,10 +61,13 @@ class CallPool:
             self._add_thread(None)
 
     def stop(self, grace_s: float) -> None:
-        """Waits until the threads have ended. The engine must have been told to stop before."""
+        """Cancels coroutines, and waits until they and the threads have ended. The engine must have
+        been told to stop before."""
         with self._lock:
             self._is_stopping = True
-            self._ended.wait_for(lambda: self._threads == 0, grace_s)
+            if self._coroutines:
+                self._executor.lane.call(self._cancel_unwanted)
+            self._ended.wait_for(lambda: self._threads + self._coroutines == 0, grace_s)
 
     def is_settled(self) -> bool:
         """Whether nothing is running here and nothing waits to."""
@@ -170,11 +179,14 @@ class CallPool:
 
     async def _run_coroutine(self, task: Task, coroutine: Coroutine[Any, Any, Any]) -> None:
         tally = self._executor.async_tally
+        following = None
         try:
-            text = encode(await coroutine)
+            text = encode(await self._await(task, coroutine))
         except BaseException as error:
             tally.failed += 1
-            following = self._fail(task, error)
+            # What was cancelled because nobody waits for it comes to nothing.
+            if not isinstance(error, asyncio.CancelledError) or self._is_wanted(task):
+                following = self._fail(task, error)
         else:
             following = self._engine.finish(task, text)
         tally.executed += 1
@@ -182,6 +194,64 @@ class CallPool:
             self._coroutines -= 1
             if following is not None:
                 self._hand_over(following)
+            if self._is_stopping:
+                self._ended.notify_all()
+
+    async def _await(self, task: Task, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """What a coroutine returns, which is cancelled when nobody waits for that any more."""
+        running = asyncio.current_task()
+        if running is None or self._is_stopping:
+            coroutine.close()
+            raise asyncio.CancelledError
+        self._awaited[running] = task
+        if not self._is_watching:
+            self._is_watching = True
+            running.get_loop().call_later(CHECK_EVERY_S, self._watch)
+        try:
+            if task.timeout_ms is None:
+                return await coroutine
+            return await self._in_time(running, coroutine, task.timeout_ms)
+        finally:
+            self._awaited.pop(running, None)
+
+    async def _in_time(
+        self, running: asyncio.Task[Any], coroutine: Coroutine[Any, Any, Any], timeout_ms: int
+    ) -> Any:
+        is_late = False
+
+        def give_up() -> None:
+            nonlocal is_late
+            is_late = True
+            self._cancel(running)
+
+        timer = running.get_loop().call_later(timeout_ms / 1000, give_up)
+        try:
+            return await coroutine
+        except asyncio.CancelledError:
+            if not is_late:
+                raise
+            raise TimeoutError(f"the attempt took longer than its {timeout_ms} ms") from None
+        finally:
+            timer.cancel()
+
+    def _watch(self) -> None:
+        self._cancel_unwanted()
+        self._is_watching = bool(self._awaited)
+        if self._is_watching:
+            asyncio.get_running_loop().call_later(CHECK_EVERY_S, self._watch)
+
+    def _cancel_unwanted(self) -> None:
+        for running, task in list(self._awaited.items()):
+            if not self._is_wanted(task):
+                self._cancel(running)
+
+    def _cancel(self, running: asyncio.Task[Any]) -> None:
+        # Once: what it does about it is not to be disturbed.
+        if self._awaited.pop(running, None) is not None:
+            running.cancel()
+
+    def _is_wanted(self, task: Task) -> bool:
+        return not self._is_stopping and not self._engine.is_cancelled(task)
 
     def _hand_over(self, task: Task) -> None:
         """Gives a call that came to the event loop, where it must not block, to a thread."""

@@ -37,7 +37,7 @@ from durable_monty import (
 from durable_monty.executors.aws_lambda import handler
 
 TASKS = """
-import os, signal, time
+import multiprocessing, os, signal, time
 from pathlib import Path
 from durable_monty import current_call, register_function
 
@@ -80,6 +80,13 @@ def name(is_raised):
 @register_function("die")
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
+
+@register_function("die_a_father")
+def die_a_father(name):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    child.start()
+    (HERE / name).write_text(str(child.pid))
+    die()
 
 @register_function("quit")
 def quit():
@@ -181,6 +188,17 @@ def test_a_process_that_fails(
     with serve(ProcessPoolExecutor(2)):
         assert [service.result(one, PATIENCE_S) for one in ids] == [message] * 3
         assert [service.result(one, PATIENCE_S) for one in others] == [3] * 10
+
+
+def test_a_process_that_dies_before_its_children(
+    tasks: Path, service: OrchestratorService, serve: Serve
+) -> None:
+    code = CATCHING.format(call="die_a_father('child')", kind="RuntimeError")
+    with serve(ProcessPoolExecutor(1)):
+        execution_id = service.start_execution(code, ["die_a_father"])
+        said = service.result(execution_id, PATIENCE_S)
+    assert said == "the process that ran die_a_father died: signal 9 (SIGKILL)"
+    wait_for(lambda: not lives(int((tasks / "child").read_text())))
 
 
 def test_a_call_that_takes_too_long_is_killed(tasks: Path, service: OrchestratorService) -> None:
@@ -526,6 +544,23 @@ def _hmac(message: bytes) -> str:
     return hmac.new(b"secret", message, hashlib.sha256).hexdigest()
 
 
+def test_what_functions_raise_is_answered_but_not_ctrl_c() -> None:
+    def asked(name: str) -> tuple[int, dict[str, Any]]:
+        body = json.dumps({"function": name})
+        headers = {"X-Durable-Signature": webhooks.sign(body, "secret")}
+        return webhooks.answer(headers, body, "secret")
+
+    @register_function("interrupted")
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    register_function("leave")(sys.exit)
+    status, answer = asked("leave")
+    assert (status, answer["error"]["type"]) == (200, "SystemExit")
+    with pytest.raises(KeyboardInterrupt):
+        asked("interrupted")
+
+
 def test_an_unsigned_request_runs_nothing() -> None:
     status, answer = webhooks.answer({}, b"{}", "secret")
     assert (status, answer["error"]["type"]) == (401, "PermissionError")
@@ -660,6 +695,8 @@ def test_the_handler_of_lambda() -> None:
     assert failed["type"] == "TypeError"
     assert "Traceback" in failed["traceback"]
     assert handler({}, None)["error"]["type"] == "ValueError"
+    register_function("leave")(sys.exit)
+    assert handler({"function": "leave", "args": [3]}, None)["error"]["type"] == "SystemExit"
     assert "DURABLE_FUNCTIONS" in handler({"function": "nowhere"}, None)["error"]["message"]
 
 

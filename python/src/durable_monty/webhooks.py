@@ -15,8 +15,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .failures import failure_of
-
 __all__ = ["SIGNATURE_HEADER", "answer", "sign", "token", "verify"]
 
 SIGNATURE_HEADER = "X-Durable-Signature"
@@ -75,20 +73,17 @@ def answer(
 
     It waits for the function, also for an `async def`: a coroutine gives it to a thread, as with
     `asyncio.to_thread`, to let others go on meanwhile."""
-    from .executors.remote import request_of, run_request
+    from .executors.remote import answer_of, request_of
 
     if not verify(headers, body, secret):
         return 401, {"error": {"type": "PermissionError", "message": "the signature is not valid"}}
     try:
-        call = request_of(json.loads(body))
+        message = json.loads(body)
+        request_of(message)
     except (ValueError, TypeError) as error:
-        message = f"the body is no call: {error}"
-        return 422, {"error": {"type": "ValueError", "message": message}}
-    try:
-        return 200, {"result": json.loads(run_request(call))}
-    except Exception as error:
-        kind, message, shown = failure_of(error)
-        return 200, {"error": {"type": kind, "message": message, "traceback": shown}}
+        said = f"the body is no call: {error}"
+        return 422, {"error": {"type": "ValueError", "message": said}}
+    return 200, answer_of(message)
 
 
 def secret_or_default(secret: bytes | str | None) -> bytes | str | None:

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from ..errors import Unavailable
-from ..failures import Failure, failure_of
+from ..failures import Failure
 from .base import CallRequest, Outcome
-from .remote import message_of, outcome_of, request_of, run_request
+from .remote import answer_of, message_of, outcome_of
 from .threads import DEFAULT_MAX_CONCURRENCY, ThreadedExecutor
 
 __all__ = ["LambdaExecutor", "handler"]
@@ -88,11 +88,7 @@ class LambdaExecutor(ThreadedExecutor):
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """The Lambda: runs the function that the event names."""
-    try:
-        return {"result": json.loads(run_request(request_of(event)))}
-    except Exception as error:
-        kind, message, shown = failure_of(error)
-        return {"error": {"type": kind, "message": message, "traceback": shown}}
+    return answer_of(event)
 
 
 def _crash(body: bytes) -> Failure:

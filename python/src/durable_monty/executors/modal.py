@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from typing import Any
 
 from ..errors import Unavailable
 from ..failures import Failure, failure_of
 from .base import CallRequest, Outcome
-from .remote import message_of, outcome_of, request_of, run_request
+from .remote import answer_of, message_of, outcome_of
 from .threads import DEFAULT_MAX_CONCURRENCY, Again, ThreadedExecutor
 
 __all__ = ["ModalExecutor", "run"]
@@ -20,11 +19,7 @@ LONGEST_LOOK_S = 5.0
 
 def run(message: dict[str, Any]) -> dict[str, Any]:
     """What is to be deployed: runs the function that the message names."""
-    try:
-        return {"result": json.loads(run_request(request_of(message)))}
-    except Exception as error:
-        kind, text, shown = failure_of(error)
-        return {"error": {"type": kind, "message": text, "traceback": shown}}
+    return answer_of(message)
 
 
 class ModalExecutor(ThreadedExecutor):

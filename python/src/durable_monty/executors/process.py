@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -59,7 +60,7 @@ class ProcessPoolExecutor(ThreadedExecutor):
                 if is_kept:
                     self._idle.append(child)
             if not is_kept:
-                child.kill()
+                child.end()
         if outcome is None:
             return Outcome(None, child.failure(call))
         return outcome
@@ -75,9 +76,11 @@ class ProcessPoolExecutor(ThreadedExecutor):
         """Kills the processes."""
         super().detach()
         with self._lock:
-            children = [*self._idle, *self._running.values()]
-            self._idle = []
-        for child in children:
+            idle, self._idle = self._idle, []
+            running = [*self._running.values()]
+        for child in idle:
+            child.end()
+        for child in running:
             child.kill()
 
 
@@ -87,6 +90,7 @@ class _Child:
     def __init__(self) -> None:
         self._connection, other = Pipe()
         self._is_late = False
+        self._killing = threading.Lock()
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _CHILD, str(other.fileno())],
@@ -121,9 +125,15 @@ class _Child:
         return Failure("RuntimeError", f"the process that ran {call.function_name} died: {how}")
 
     def kill(self) -> None:
-        """Ends the process, and those that it started in its session."""
-        if self._process.poll() is None:
-            # Not reaped yet, so that nobody else can have this number.
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(STOP_S)
+        """Ends the process, and those that it started in its session, which may outlive it."""
+        with self._killing:
+            if self._process.returncode is None:
+                # Not reaped yet, dead or alive, so that nobody else can have this number.
+                with contextlib.suppress(PermissionError):  # on macOS, when all of them are dead
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait(STOP_S)
+
+    def end(self) -> None:
+        """Ends the process when nobody waits for an answer of it."""
+        self.kill()
         self._connection.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from multiprocessing.connection import Connection
 from typing import Any
@@ -17,6 +18,10 @@ __all__ = ["main"]
 def main() -> None:
     """Serves the connection whose file descriptor is the first argument, until it is closed."""
     connection = Connection(int(sys.argv[1]))
+    # A process that a function starts must not have it: the worker sees by its end that this one
+    # has died.
+    os.set_inheritable(connection.fileno(), False)
+    os.register_at_fork(after_in_child=connection.close)
     try:
         for entry in json.loads(connection.recv_bytes()):
             if entry not in sys.path:

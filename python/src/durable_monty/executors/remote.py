@@ -8,12 +8,12 @@ import time
 from typing import Any
 
 from ..context import current_task
-from ..failures import Failure
+from ..failures import Failure, failure_of
 from ..functions import find_function, finished
 from ..values import decode, decode_object, encode
 from .base import CallRequest, Outcome
 
-__all__ = ["message_of", "outcome_of", "request_of", "run_request"]
+__all__ = ["answer_of", "message_of", "outcome_of", "request_of", "run_request"]
 
 
 def run_request(call: CallRequest, module: str | None = None) -> str:
@@ -67,6 +67,18 @@ def request_of(message: object) -> CallRequest:
         timeout_ms=left_ms,
         step=message.get("step"),
     )
+
+
+def answer_of(message: object) -> dict[str, Any]:
+    """Runs the function of the call that such an object tells of, and says what it came to as
+    `outcome_of` reads it: `{"result": …}` or `{"error": {"type", "message", "traceback"}}`."""
+    try:
+        return {"result": json.loads(run_request(request_of(message)))}
+    except KeyboardInterrupt:
+        raise  # meant for this process, not for the function
+    except BaseException as error:
+        kind, text, shown = failure_of(error)
+        return {"error": {"type": kind, "message": text, "traceback": shown}}
 
 
 def outcome_of(answer: object) -> Outcome:

@@ -83,6 +83,11 @@ SAVED = {
         "(x is C.items, y['in'] is C.items[1]['a:b'], x)",
         (True, True, [[1], {"a:b": [2]}]),
     ),
+    "what an enum holds": (
+        "import enum\nclass E(enum.Enum):\n    A = [1]\nx = E.A.value\n",
+        "(x is E.A.value, x)",
+        (True, [1]),
+    ),
     "what a function holds": (
         "def f(into=[]):\n    return into\nx = f()\n",
         "(x is f(), x)",

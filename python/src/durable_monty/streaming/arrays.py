@@ -83,6 +83,9 @@ def _pack_array(packer: Packer, value: Any, path: str, depth: int) -> Any:
         owner = owner.base
     if isinstance(owner.base, bytearray) or isinstance(getattr(owner.base, "obj", 0), bytearray):
         raise TypeError(f"{path} is a view of a bytearray, which would be lost: make it a .copy()")
+    place = packer.reference(owner)
+    if place is not None:
+        raise TypeError(f"{path} is a view of {place}, which would be lost: make it a .copy()")
     met = packer.memory.setdefault(id(owner), [])
     for other, other_path in met:
         if numpy.may_share_memory(other, value):

@@ -279,6 +279,9 @@ class Definitions:
         if name not in self._held or not self.defines(name, value):
             return None, {}
         now = Held(name, value, self._module)
+        if now.iterator is not None:
+            reason = f"holds an iterator as {now.iterator!r}, whose place can't be saved"
+            return f"{reason}: make it where it is used, inside a function", {}
         place = self._held[name].changed(now)
         if place is None:
             return None, now.parts

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import enum
 import functools
+import random
 import types
 from dataclasses import dataclass
 from typing import Any
 
 from .. import values
+from . import kinds
 from .packing import Packer
 
 __all__ = ["Held"]
@@ -34,6 +36,8 @@ class Held:
     def __init__(self, name: str, value: object, module: str) -> None:
         self.parts: dict[str, Any] = {}
         """The objects in it, by where they are: `Shop.prices['tea']`."""
+        self.iterator: str | None = None
+        """Where it holds an iterator: nobody can tell how far that is."""
         self._name = name
         self._module = module
         self._compared: dict[str, Any] = {}
@@ -66,6 +70,8 @@ class Held:
             self._compared[where] = values.encode(packer.pack(value, f"{self._name}.{where}"))
         except TypeError:
             self._compared[where] = _Itself(value)
+            if hasattr(type(value), "__next__"):
+                self.iterator = where
             self._look(value, f"{where}.")
         else:
             self.parts |= packer.parts()
@@ -93,12 +99,18 @@ class Held:
             return {f"[{n}]": one for n, one in enumerate(value)}
         if type(value) is dict:
             return {f"[{key!r}]": one for key, one in value.items()}
-        if type(value).__module__ != self._module:
-            return {}
-        # An enum keeps what it finds out of its members in names of its own.
-        reserved = "_" if isinstance(value, enum.Enum) else "__"
-        attributes = getattr(value, "__dict__", {}).items()
-        return {name: one for name, one in attributes if not name.startswith(reserved)}
+        if isinstance(value, random.Random):
+            return {"state": value.getstate()}
+        return _of_instance(value) if type(value).__module__ == self._module else {}
+
+
+def _of_instance(value: object) -> dict[str, Any]:
+    inside = {name: getattr(value, name) for name in sorted(kinds.attributes(value))}
+    if not isinstance(value, enum.Enum):
+        return inside
+    # An enum keeps what it finds out of its members in names of its own.
+    public = {name: one for name, one in inside.items() if not name.startswith("_")}
+    return {"value": value.value} | public
 
 
 def _of_function(value: types.FunctionType) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from . import arrays
 if TYPE_CHECKING:
     from .packing import Packer, Unpacker
 
-__all__ = ["ToTree", "find", "make", "no_data"]
+__all__ = ["ToTree", "attributes", "find", "make", "no_data"]
 
 ToTree = Callable[["Packer", Any, str, int], Any]
 
@@ -208,7 +208,7 @@ def _pack_dataclass(packer: Packer, value: Any, path: str, depth: int) -> Any:
         fields[field.name] = packer.pack(
             getattr(value, field.name), f"{path}.{field.name}", depth + 2
         )
-    for name in _attributes(value) - fields.keys():
+    for name in attributes(value) - fields.keys():
         if not _is_cached(kind, name):
             raise TypeError(f"{path}.{name} is no field of the dataclass {kind.__qualname__}")
     return {"$py:dataclass": [packer.class_of(value, path), fields]}
@@ -234,7 +234,7 @@ def _pack_model(packer: Packer, value: Any, path: str, depth: int) -> Any:
             fields[name] = packer.pack(field, f"{path}.{name}", depth + 4)
         elif not _is_cached(kind, name):
             raise TypeError(f"{path}.{name} is no field of the model {kind.__qualname__}")
-    for name in _attributes(value) - fields.keys():
+    for name in attributes(value) - fields.keys():
         if name not in vars(value) and not name.startswith("__pydantic_"):
             raise TypeError(f"{path}.{name} is no field of the model {kind.__qualname__}")
     rest = {part: packer.pack(one, f"{path}.{part}", depth + 3) for part, one in state.items()}
@@ -253,7 +253,7 @@ def _make_model(kind: Any, state: dict[str, Any]) -> Any:
     return build_model(kind, state)
 
 
-def _attributes(value: object) -> set[str]:
+def attributes(value: object) -> set[str]:
     """The names of what an instance has, wherever its class keeps it."""
     slots = {name for name in _slots(type(value)) if hasattr(value, name)}
     return slots | getattr(value, "__dict__", {}).keys()

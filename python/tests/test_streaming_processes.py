@@ -115,6 +115,11 @@ SAVED = {
         "g.__module__",
         "colorsys",
     ),
+    "a model made of a generic one": (
+        "import pydantic\nclass Ids(pydantic.RootModel[list[int]]): pass\nx = Ids([1])\n",
+        "repr(x)",
+        "Ids(root=[1])",
+    ),
     "a warning": (
         "import warnings\nwith warnings.catch_warnings():\n"
         "    warnings.simplefilter('ignore')\n    warnings.warn('old')\nx = 1\n",

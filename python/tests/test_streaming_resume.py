@@ -188,7 +188,8 @@ def test_definitions_run_again_and_keep_their_lines() -> None:
         ("class Count:\n    def __init__(self, f): self.f, self.n = f, 0\n"
          "    def __call__(self): self.n += 1\n@Count\ndef f(): pass\nf()\n", "f", "another 'n'"),
         ("import itertools\nclass A:\n    ids = itertools.count()\n", "A", "an iterator as 'ids'"),
-        ("def steps():\n    yield 1\ndef f(of=steps()): return next(of)\n", "f", "an iterator as"),
+        ("def steps():\n    yield 1\ndef f(of=steps()): return next(of)\n", "f",
+         r"an iterator as 'default\[0\]'"),
         ("import random\nclass A:\n    r = random.Random(1)\nA.r.random()\n", "A", "'r.state'"),
         ("class Q:\n    __slots__ = ('n',)\nclass A:\n    q = Q()\nA.q.n = 1\n", "A", "'q.n'"),
         ("import enum\nclass E(enum.Enum):\n    X = [1]\nE.X.value.append(2)\n", "E",
@@ -198,6 +199,9 @@ def test_definitions_run_again_and_keep_their_lines() -> None:
          "is a module, which is no data: import it with"),
         ("def load():\n    from this_one import Item\n    return Item(1)\ni = load()\n", "i",
          "be imported there"),
+        ("def load():\n    import this_one as m\n    return m\n"
+         "if False:\n    import this_one\nm = load()\n",
+         "m", "import it with"),
         ("def load():\n    from this_one import work\n    return work\nw = load()\n", "w",
          "import it with"),
         ("from dataclasses import dataclass\nclass B:\n    __slots__ = ('h',)\n@dataclass\n"

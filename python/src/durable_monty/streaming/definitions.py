@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -89,14 +89,15 @@ def _suppresses(item: ast.withitem) -> bool:
     return name == "suppress"
 
 
-def _imported_modules(statement: ast.stmt) -> Iterable[str]:
-    """The modules that the imports in a definition may load, if they were not loaded before."""
-    if isinstance(statement, ast.Import):
-        paths = [one.name for one in statement.names]
-    elif isinstance(statement, ast.ImportFrom):
-        paths = [f"{statement.module}.{one.name}" for one in statement.names]
-    else:
-        return [path for part in _parts(statement) for path in _imported_modules(part)]
+def _imported_modules(statement: ast.stmt, names: Collection[str]) -> Iterable[str]:
+    """The modules that the imports in a definition load where they are not loaded yet, as far as
+    `names` shows that they were run."""
+    if not isinstance(statement, (ast.Import, ast.ImportFrom)):
+        return [path for part in _parts(statement) for path in _imported_modules(part, names)]
+    if not bound_names(statement) - {"*"} <= set(names):
+        return []
+    package = f"{statement.module}." if isinstance(statement, ast.ImportFrom) else ""
+    paths = [f"{package}{one.name}" for one in statement.names]
     parts = [path.split(".") for path in paths]
     return [".".join(one[: n + 1]) for one in parts for n in range(len(one))]
 
@@ -250,7 +251,8 @@ class Definitions:
         if not reads:
             self.made.append(definition)
             self.modules |= sys.modules.keys() - before.modules
-            self.modules.update(path for one in statements for path in _imported_modules(one))
+            for one in statements:
+                self.modules.update(_imported_modules(one, after))
 
     def _used_by(self, called: set[str]) -> set[str]:
         """The global names that are used when some are called, directly or through others."""

@@ -548,6 +548,8 @@ class StreamingPythonExecutor:
         for name, value in self.namespace.items():
             if name in self._program.own_names:
                 continue
+            if isinstance(value, type) and not name.isidentifier():
+                continue  # `Page[int]`: pydantic puts it there when it is made, and again then
             reason, parts = self._definitions.check(name, value)
             if reason is not None:
                 refused[name] = f"{name} {reason}"

@@ -56,7 +56,8 @@ class Held:
 
     def _all(self, inside: dict[str, Any], where: str) -> None:
         for place, one in inside.items():
-            self._note(one, f"{where}{place}")
+            dot = "." if where and not place.startswith("[") else ""
+            self._note(one, f"{where}{dot}{place}")
 
     def _note(self, value: Any, where: str) -> None:
         if value is None or type(value) is types.CodeType:
@@ -72,7 +73,7 @@ class Held:
             self._compared[where] = _Itself(value)
             if hasattr(type(value), "__next__"):
                 self.iterator = where
-            self._look(value, f"{where}.")
+            self._look(value, where)
         else:
             self.parts |= packer.parts()
 

@@ -23,7 +23,7 @@ $(VENV)/.tools: pyproject.toml
 	python3 -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet 'maturin>=1.9,<2' 'sqlalchemy>=2' pytest hypothesis ruff mypy \
-	  'rq>=2,<3' 'redis>=5' 'boto3>=1.34' 'moto>=5' 'flask>=3' 'flask-cors>=5' \
+	  'rq>=2,<3' 'redis>=5' 'celery>=5.4' 'boto3>=1.34' 'moto>=5' 'flask>=3' 'flask-cors>=5' \
 	  'uvicorn>=0.30' 'httpx>=0.27' 'starlette>=0.40' 'schemathesis>=4' \
 	  'psycopg[binary]>=3.1' 'pymysql>=1.1' 'numpy>=2' 'pandas>=2.2' \
 	  'pydantic>=2' 'langgraph>=1' 'langgraph-checkpoint-conformance>=0.0.2' 'strands-agents>=1' 'pydantic-ai-slim>=2'

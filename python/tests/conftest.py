@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import subprocess
+import sys
 import threading
 import uuid
 import zipfile
@@ -76,6 +78,34 @@ def new_database(kind: str, directory: Path) -> str:
 def every_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database of each kind."""
     return new_database(request.param, tmp_path)
+
+
+class OwnRedis:
+    """A Redis that one test may flush and restart."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._services("up")
+        self.url = (state / "env").read_text().strip().partition("=")[2]
+
+    def restart(self) -> None:
+        self._services("restart")
+
+    def _services(self, action: str) -> None:
+        script = Path(__file__).parents[2] / "scripts" / "services"
+        command = [sys.executable, str(script), "--state", str(self._state), action]
+        subprocess.run([*command, *([] if action == "down" else ["redis"])], check=True)
+
+
+@pytest.fixture
+def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnRedis]:
+    service_url("DURABLE_TEST_REDIS")  # skipped where the others are
+    state = tmp_path_factory.mktemp("redis")
+    redis = OwnRedis(state)
+    try:
+        yield redis
+    finally:
+        redis._services("down")
 
 
 @pytest.fixture

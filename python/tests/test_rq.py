@@ -18,12 +18,10 @@ from typing import Any
 
 import pytest
 import redis
-from conftest import PATIENCE_S, Serve, service_url
+from conftest import PATIENCE_S, OwnRedis, Serve, service_url
 
 from durable_monty import OrchestratorService, RQExecutor, Worker
 from durable_monty.executors.rq_job import alive_key, outcome_key
-
-ROOT = Path(__file__).parents[2]
 
 TASKS = """
 import os, signal, time
@@ -161,20 +159,11 @@ def rq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rq]:
 
 
 @pytest.fixture
-def own_rq(rq: Rq, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rq]:
+def own_rq(rq: Rq, own_redis: OwnRedis) -> Rq:
     """The same with a Redis of its own, which a test may flush and restart."""
-    state = tmp_path_factory.mktemp("redis")
-    services = [sys.executable, str(ROOT / "scripts" / "services"), "--state", str(state)]
-    subprocess.run([*services, "up", "redis"], check=True)
-    try:
-        rq.url = (state / "env").read_text().strip().partition("=")[2]
-        rq.redis = redis.Redis.from_url(rq.url)
-        rq.restart_redis = lambda: subprocess.run(  # type: ignore[attr-defined]
-            [*services, "restart", "redis"], check=True
-        )
-        yield rq
-    finally:
-        subprocess.run([*services, "down"], check=True)
+    rq.url = own_redis.url
+    rq.redis = redis.Redis.from_url(rq.url)
+    return rq
 
 
 def test_a_fan_out(rq: Rq, service: OrchestratorService) -> None:
@@ -555,7 +544,7 @@ first = await gather(*[told(f'a{i}') for i in range(100)])
 
 
 def test_redis_is_restarted_in_the_middle(
-    own_rq: Rq, service: OrchestratorService, serve: Serve
+    own_rq: Rq, own_redis: OwnRedis, service: OrchestratorService, serve: Serve
 ) -> None:
     rq = own_rq
     rq.start_worker("-w", "rq.worker.SimpleWorker", "-S", "json")
@@ -563,7 +552,7 @@ def test_redis_is_restarted_in_the_middle(
         code = GATHER.format(call="told(f'{i}')").replace("gather(*", "gather(hold('x'), *")
         execution_id = service.start_execution(code, ["told", "hold"], {"n": 50})
         wait_for((rq.directory / "x.pid").exists)
-        rq.restart_redis()  # type: ignore[attr-defined]
+        own_redis.restart()
         rq.let_go("x")
         after = service.start_execution("await add(1, 2)", ["add"])
         assert service.result(execution_id, 4 * PATIENCE_S) == ["x", *map(str, range(50))]

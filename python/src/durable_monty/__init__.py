@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     )
     from .executors.aws_lambda import LambdaExecutor
     from .executors.base import Executor
+    from .executors.celery import CeleryExecutor as CeleryExecutor
     from .executors.http import HttpExecutor
     from .executors.local import LocalExecutor
     from .executors.modal import ModalExecutor
@@ -147,6 +148,7 @@ _HOMES = {
     "executors.base": ["Executor"],
     "executors.local": ["LocalExecutor"],
     "executors.aws_lambda": ["LambdaExecutor"],
+    "executors.celery": ["CeleryExecutor"],
     "executors.http": ["HttpExecutor"],
     "executors.modal": ["ModalExecutor"],
     "executors.process": ["ProcessPoolExecutor"],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .aws_lambda import LambdaExecutor
     from .base import CallRequest, Executor, JobStatus, Outcome, Outcomes, ReportingExecutor
+    from .celery import CeleryExecutor
     from .http import HttpExecutor
     from .local import LocalExecutor
     from .modal import ModalExecutor
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CallRequest",
+    "CeleryExecutor",
     "Executor",
     "HttpExecutor",
     "JobStatus",
@@ -31,6 +33,7 @@ __all__ = [
 
 _HOME_OF = {
     "CallRequest": "base",
+    "CeleryExecutor": "celery",
     "Executor": "base",
     "HttpExecutor": "http",
     "JobStatus": "base",

@@ -14,6 +14,7 @@ from multiprocessing import Pipe
 from ..failures import Failure
 from ..functions import module_of
 from .base import CallRequest, Outcome
+from .remote import read_outcome
 from .threads import ThreadedExecutor
 
 __all__ = ["ProcessPoolExecutor"]
@@ -110,11 +111,10 @@ class _Child:
             if not self._connection.poll(call.timeout_ms and call.timeout_ms / 1000):
                 self._is_late = True
                 return None
-            answer = json.loads(self._connection.recv_bytes())
+            answer = self._connection.recv_bytes()
         except (OSError, EOFError):
             return None
-        error = answer.get("error")
-        return Outcome(answer.get("result"), None if error is None else Failure(*error))
+        return read_outcome(answer)
 
     def failure(self, call: CallRequest) -> Failure:
         """Why there was no outcome."""

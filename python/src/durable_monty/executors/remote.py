@@ -13,7 +13,14 @@ from ..functions import find_function, finished
 from ..values import decode, decode_object, encode
 from .base import CallRequest, Outcome
 
-__all__ = ["answer_of", "message_of", "outcome_of", "request_of", "run_request"]
+__all__ = [
+    "answer_of",
+    "message_of",
+    "outcome_of",
+    "read_outcome",
+    "request_of",
+    "run_request",
+]
 
 
 def run_request(call: CallRequest, module: str | None = None) -> str:
@@ -97,3 +104,11 @@ def outcome_of(answer: object) -> Outcome:
             # Decoded and encoded again: what comes from elsewhere may be no value of ours.
             return Outcome(encode(decode(json.dumps(answer["result"]))))
     raise ValueError('there is neither a "result" nor an "error" in it')
+
+
+def read_outcome(text: str | bytes) -> Outcome:
+    """An outcome as our own processes tell it: the JSON text of a result, or the three members of
+    a Failure."""
+    members = json.loads(text)
+    error = members.get("error")
+    return Outcome(members.get("result"), None if error is None else Failure(*error))

@@ -37,7 +37,8 @@ from .base import (
     new_request,
     status_of,
 )
-from .rq_job import JobMessage, alive_key, outcome_key, read_outcome, run, run_unread
+from .remote import read_outcome
+from .rq_job import JobMessage, alive_key, outcome_key, run, run_unread
 
 if TYPE_CHECKING:
     from redis import Redis

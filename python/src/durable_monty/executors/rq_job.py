@@ -18,11 +18,11 @@ from rq.exceptions import DeserializationError, ShutDownImminentException
 from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
-from ..failures import Failure, failure_of
-from .base import CallRequest, Outcome
+from ..failures import failure_of
+from .base import CallRequest
 from .remote import run_request
 
-__all__ = ["JobMessage", "alive_key", "outcome_key", "read_outcome", "run", "run_unread"]
+__all__ = ["JobMessage", "alive_key", "outcome_key", "run", "run_unread"]
 
 logger = logging.getLogger("durable_monty.executor")
 
@@ -66,13 +66,6 @@ def outcome_key(job_id: str) -> str:
 def alive_key(job_id: str) -> str:
     """What changes while the process that runs a job shows that it lives."""
     return f"durable-monty:alive:{job_id}"
-
-
-def read_outcome(text: str | bytes) -> Outcome:
-    """An outcome as it is kept."""
-    members = json.loads(text)
-    error = members.get("error")
-    return Outcome(members.get("result"), None if error is None else Failure(*error))
 
 
 def run(text: str) -> None:

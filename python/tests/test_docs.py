@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import service_url
+from conftest import OwnRedis, service_url
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +65,7 @@ def test_the_rq_workers_of_the_page_run(
     executors: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REDIS_URL", service_url("DURABLE_TEST_REDIS"))
-    commands = blocks("docs/EXECUTORS.md", "sh")
+    commands = [sh for sh in blocks("docs/EXECUTORS.md", "sh") if "rq worker" in sh]
     assert len(commands) == 2
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     for command in commands:
@@ -81,6 +81,25 @@ def test_the_rq_workers_of_the_page_run(
         finally:
             rq_worker.kill()
             rq_worker.wait()
+
+
+def test_the_celery_worker_of_the_page_runs(
+    executors: list[str], own_redis: OwnRedis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its queue is that of every Celery app, so it has a Redis of its own."""
+    monkeypatch.setenv("REDIS_URL", own_redis.url)
+    monkeypatch.delitem(sys.modules, "my_app", raising=False)
+    (tmp_path / "my_app.py").write_text(block_with(executors, "= Celery("))
+    (command,) = [sh for sh in blocks("docs/EXECUTORS.md", "sh") if "celery" in sh]
+    celery_worker = subprocess.Popen(
+        [sys.executable, "-m", *command.split()], cwd=tmp_path, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert run(block_with(executors, "CeleryExecutor("))["answer"] == 42
+    finally:
+        celery_worker.terminate()
+        celery_worker.wait()
+        sys.modules.pop("my_app", None)
 
 
 def test_the_lambda_of_the_page_runs(executors: list[str], aws: Any, monkeypatch: Any) -> None:

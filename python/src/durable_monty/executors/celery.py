@@ -218,8 +218,9 @@ class CeleryExecutor(ReportingExecutor):
 
     def _is_away(self, error: Exception) -> bool:
         """Whether an error says that the broker or the result backend can't be reached."""
-        is_known = isinstance(error, (OperationalError, OSError))
-        return is_known or bool(self.app.backend.exception_safe_to_retry(error))
+        backend = self.app.backend
+        known = (OperationalError, OSError, *getattr(backend, "connection_errors", ()))
+        return isinstance(error, known) or bool(backend.exception_safe_to_retry(error))
 
     # The collector
 

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,8 +26,6 @@ from durable_monty import (
     ExecutionFailed,
     OrchestratorService,
     Unavailable,
-    Worker,
-    init_db,
     register_function,
 )
 from durable_monty.executors.base import KeptOutcomes, new_request
@@ -36,11 +33,19 @@ from durable_monty.executors.base import KeptOutcomes, new_request
 INCLUDE = ["durable_monty.executors.celery_task"]
 
 APP = f"""
-import os
+import os, time
 from celery import Celery
 
 app = Celery("tests", broker=os.environ["REDIS"], backend=os.environ["REDIS"], include={INCLUDE})
 app.conf.worker_prefetch_multiplier = 1
+
+if "DIE" in os.environ:
+    from celery.signals import task_prerun
+
+    @task_prerun.connect
+    def die(**_):
+        time.sleep(0.5)  # in which Celery could acknowledge the task
+        os.kill(os.getpid(), 9)
 """
 
 TASKS = """
@@ -317,7 +322,14 @@ def test_a_timeout_frees_the_celery_worker(
 ) -> None:
     register_function("slow", timeout=1)(FUNCTION_REGISTRY["slow"])
     farm.start_worker()
-    code = "try:\n    await slow()\nexcept TimeoutError as e:\n    r = 'late'\n[r, await add(1, 1)]"
+    code = """
+await add(0)  # so that there is a worker before the time begins
+try:
+    await slow()
+except TimeoutError as e:
+    r = 'late'
+[r, await add(1, 1)]
+"""
     execution_id = service.start_execution(code, ["slow", "add"])
     with serve(farm.executor()):
         assert service.result(execution_id, 2 * PATIENCE_S) == ["late", 2]
@@ -387,6 +399,22 @@ def test_a_celery_worker_is_killed(
     assert farm.told() == [f"x {execution_id}:0"] * 2
 
 
+def test_a_celery_worker_is_killed_before_it_has_begun(
+    own_farm: Farm, service: OrchestratorService, serve: Serve
+) -> None:
+    """The broker still has the task, and delivers it again: here sooner than after an hour."""
+    farm = own_farm
+    first = farm.start_worker("--pool", "threads", "-c", "1", DIE="1")
+    with serve(farm.executor()):
+        execution_id = service.start_execution("await told('x')", ["told"])
+        first.wait(2 * PATIENCE_S)
+        [kept] = farm.redis.hvals("unacked")
+        farm.redis.rpush(farm.queue, json.dumps(json.loads(kept)[0]))
+        farm.start_worker()
+        assert service.result(execution_id, 2 * PATIENCE_S) == "x"
+    assert farm.told() == [f"x {execution_id}:0"]
+
+
 def test_what_runs_or_waits_for_long_is_left_alone(
     farm: Farm, service: OrchestratorService, serve: Serve
 ) -> None:
@@ -443,9 +471,10 @@ Worker(OrchestratorService(init_db(url)), executor).run(until_complete=True)
 """
 
 
-def test_another_worker_takes_over(farm: Farm, url: str) -> None:
+def test_another_worker_takes_over(
+    farm: Farm, url: str, service: OrchestratorService, serve: Serve
+) -> None:
     """It finds what waits, what runs, and what has ended meanwhile."""
-    service = OrchestratorService(init_db(url))
     code = "from asyncio import gather\nawait gather(told('a'), hold('x'), told('b'), told('c'))"
     execution_id = service.start_execution(code, ["told", "hold"])
     command = [sys.executable, "-c", DURABLE, url, farm.queue, farm.url]
@@ -455,17 +484,15 @@ def test_another_worker_takes_over(farm: Farm, url: str) -> None:
             wait_for(lambda: len(farm.told()) == 2)
         finally:
             first.kill()
-    second = Worker(service, farm.executor())
-    thread = threading.Thread(target=second.run, kwargs={"until_complete": True})
-    thread.start()
-    try:
+    with serve(farm.executor()):
         wait_for(lambda: taken_over(service))
         farm.let_go("x")
-        assert service.result(execution_id, PATIENCE_S) == ["a", "x", "b", "c"]
-    finally:
-        second.stop()
-        thread.join()
+        assert service.result(execution_id, 2 * PATIENCE_S) == ["a", "x", "b", "c"]
+        # One process takes all in their order.
+        after = service.start_execution("await add(1, 2)", ["add"])
+        assert service.result(after, PATIENCE_S) == 3
     assert sorted(line[0] for line in farm.told()) == ["a", "b", "c", "x"], "each ran once"
+    assert " ignored" not in (farm.directory / "celery.log").read_text(), "each was sent once"
 
 
 def test_redis_is_flushed_in_the_middle(

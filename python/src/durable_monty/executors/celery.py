@@ -86,8 +86,8 @@ class CeleryExecutor(ReportingExecutor):
     its life six times in that time, from a thread, for as long as it runs. One whose process died
     is submitted again at once. A call that has cost four processes or workers their life fails.
 
-    What waits in the queue is not told from what a broker of its own has lost: a result backend in
-    the same place is lost with it and says so, any other after its `result_expires` (a day).
+    A task that waits in the queue has a mark in the result backend. A broker that loses tasks while
+    the result backend lives is noticed only when the mark expires (`result_expires`, a day).
 
     A task stops at the timeout of its function where Celery's pool has time limits (`prefork`).
     What was cancelled is not begun any more; what runs is left alone.

@@ -369,6 +369,24 @@ def test_http_that_is_busy_or_away_is_tried_again(
     assert len(receiver.seen) >= 4
 
 
+def test_many_calls_share_few_threads(receiver: Receiver, service: OrchestratorService) -> None:
+    @register_function("f")
+    def f(i: int) -> Any:
+        # The receiver is in this process.
+        names = [thread.name for thread in threading.enumerate()]
+        return names.count("durable-monty-HttpExecutor")
+
+    receiver.answers = [(503, b"") for _ in range(12)]
+    code = "from asyncio import gather\nawait gather(*[f(i) for i in range(20)])"
+    execution_id = service.start_execution(code, ["f"])
+    executor = HttpExecutor(receiver.url, secret="secret", max_concurrency=3)
+    Worker(service, executor).run(until_complete=True)
+    counts = service.get_result(execution_id)
+    assert len(counts) == 20
+    assert set(counts) <= {1, 2, 3}
+    assert len(receiver.seen) == 32
+
+
 def test_http_retries_of_the_engine(receiver: Receiver, service: OrchestratorService) -> None:
     register_function("f", retry=RetryPolicy(max_attempts=3, initial_interval=0.01))(lambda: 1)
     receiver.answers = [(500, b""), (500, b"")]

@@ -182,8 +182,7 @@ class _Threads:
             self._changed.notify()
             # So there is one for every call, until there are as many as there may be.
             if self._threads < min(self._limit, len(self._waiting) + len(self._running)):
-                threading.Thread(target=self._body, name=self._name, daemon=True).start()
-                self._threads += 1
+                self._start_thread()
 
     def under_way(self) -> list[CallRequest]:
         """The calls that are performed now, or are due."""
@@ -198,6 +197,16 @@ class _Threads:
             self._is_closed = True
             self._waiting.clear()
             self._changed.notify_all()
+
+    def _start_thread(self) -> None:
+        try:
+            threading.Thread(target=self._body, name=self._name, daemon=True).start()
+        except RuntimeError:
+            if self._threads == 0:
+                raise
+            logger.warning("can't start another thread, %d must do", self._threads)
+        else:
+            self._threads += 1
 
     def _body(self) -> None:
         while (due := self._next()) is not None:

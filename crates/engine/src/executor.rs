@@ -4,7 +4,7 @@ use std::sync::Weak;
 
 use durable_core::{CallId, Error, ExecutionId, Outcome, Payload, Result, UnixMs};
 
-use crate::shell::Shell;
+use crate::shell::{Shell, rendezvous_ack};
 
 /// One attempt of one call, ready to run.
 #[derive(Debug, Clone)]
@@ -65,8 +65,23 @@ impl Outcomes {
     /// Reports what an attempt came to. Late and repeated reports change nothing.
     pub fn report(&self, call: &CallRequest, outcome: Outcome) {
         if let Some(shell) = self.shell.upgrade() {
-            shell.finished(call.execution, call.call, call.attempt, outcome);
+            shell.finished(call.execution, call.call, call.attempt, outcome, None);
         }
+    }
+
+    /// As [`Outcomes::report`], for somebody who waits until it is durable.
+    ///
+    /// # Errors
+    /// `Conflict` when nobody waits for this attempt any more, or not now, for its execution is
+    /// paused; `Unavailable` when it was given back in this moment, or the engine is closed: the
+    /// attempt of a failure that is refused is made again.
+    pub fn report_durably(&self, call: &CallRequest, outcome: Outcome) -> Result<()> {
+        let closed = || Error::unavailable("the engine is closed");
+        let shell = self.shell.upgrade().ok_or_else(closed)?;
+        let (ack, acked) = rendezvous_ack();
+        shell.finished(call.execution, call.call, call.attempt, outcome, Some(ack));
+        drop(shell);
+        acked()
     }
 
     /// Stores the name that a remote executor gave to a call, so that operators can find it.

@@ -146,8 +146,9 @@ impl Shell {
         call: CallId,
         attempt: u32,
         outcome: Outcome,
+        ack: Option<Ack>,
     ) {
-        self.feed(Input::Finished { id, call, attempt, outcome });
+        self.feed(Input::Finished { id, call, attempt, outcome, ack });
     }
 
     pub(crate) fn is_wanted(&self, id: ExecutionId, call: CallId, attempt: u32) -> bool {
@@ -281,7 +282,7 @@ impl Shell {
             calls.into_iter().partition(|call| call.function == CHECKPOINT);
         for mark in marks {
             let outcome = Outcome::Completed(Payload::null());
-            self.finished(mark.execution, mark.call, mark.attempt, outcome);
+            self.finished(mark.execution, mark.call, mark.attempt, outcome, None);
         }
         if calls.is_empty() {
             return;

@@ -373,13 +373,18 @@ impl TaskQueue {
         true
     }
 
-    /// Reports that the attempt of a task failed: it is made again if its policy says so.
-    pub fn fail(&self, task: &Task, failure: durable_core::Failure) {
+    /// Reports that the attempt of a task failed: it is made again if its policy says so. Returns
+    /// when that is durable.
+    ///
+    /// # Errors
+    /// As [`Outcomes::report_durably`].
+    pub fn fail(&self, task: &Task, failure: durable_core::Failure) -> Result<()> {
         self.release(&task.id);
         let outcomes = self.state.lock().outcomes.clone();
-        if let Some(outcomes) = outcomes {
-            outcomes.report(&task.call, Outcome::Failed(failure));
-        }
+        let Some(outcomes) = outcomes else {
+            return Err(Error::unavailable("no engine hands out tasks any more"));
+        };
+        outcomes.report_durably(&task.call, Outcome::Failed(failure))
     }
 
     /// Forgets a task: it is completed.

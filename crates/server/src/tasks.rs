@@ -376,8 +376,7 @@ pub(crate) async fn fail(
                      again: tell the one that did, or say \"retryable\": false",
                 ));
             };
-            tasks.fail(&task, failure);
-            Ok(())
+            tasks.fail(&task, failure)
         })
         .await?;
     Ok(json(StatusCode::OK, &APPLIED))

@@ -11,7 +11,7 @@ use durable_core::{
 };
 use durable_store::Control;
 
-use super::{Action, Cold};
+use super::{Action, Cold, given_back};
 use crate::programs::CachedProgram;
 
 /// Told once whether what somebody asked for is durable.
@@ -205,7 +205,9 @@ impl Arrival {
                 out.push(Action::Report { id, call, outcome, ack });
             }
             // A failed attempt will be made again; inbox and timers are in the store anyway.
-            Came::Ran { outcome: Outcome::Failed(_), .. } | Came::Inbox(_) | Came::Fired => {}
+            Came::Ran { outcome: Outcome::Failed(_), .. } | Came::Inbox(_) | Came::Fired => {
+                out.extend(ack.map(|ack| Action::Answer(ack, Err(given_back()))));
+            }
         }
     }
 }

@@ -243,6 +243,10 @@ impl Dispatcher {
         let arrived = std::mem::take(&mut active.arrived);
         let (to_keep, rest): (Vec<_>, _) = arrived.into_iter().partition(Arrival::is_to_be_kept);
         active.arrived = rest;
+        for ack in active.arrived.iter_mut().filter_map(|arrival| arrival.ack.take()) {
+            let paused = Error::conflict("the execution is paused: it counts when it goes on");
+            out.push(Action::Answer(ack, Err(paused)));
+        }
         for arrival in to_keep {
             self.stop(id, arrival.call, out);
             arrival.hand_over(id, out);

@@ -53,7 +53,7 @@ pub(crate) enum Input {
     /// The committer's answer to what was sent under the lease of this epoch.
     Committed { id: ExecutionId, epoch: u64, result: Result<()> },
     /// An executor's report.
-    Finished { id: ExecutionId, call: CallId, attempt: u32, outcome: Outcome },
+    Finished { id: ExecutionId, call: CallId, attempt: u32, outcome: Outcome, ack: Option<Ack> },
     /// A result from outside, for an execution that may be leased here.
     Reported { id: ExecutionId, call: CallId, outcome: Outcome, ack: Ack },
     /// What the store holds in the inbox of an execution that is leased here.
@@ -142,8 +142,9 @@ impl Dispatcher {
             Input::Loaded { id, loaded, .. } => self.loaded(now_ms, id, loaded, out),
             Input::Advanced { id, advanced, .. } => self.advanced(id, advanced, out),
             Input::Committed { id, result, .. } => self.committed(now_ms, id, result, out),
-            Input::Finished { id, call, attempt, outcome } => {
-                self.finished(now_ms, id, call, attempt, outcome, out);
+            Input::Finished { id, call, attempt, outcome, ack } => {
+                let arrival = Arrival { call, came: Came::Ran { attempt, outcome }, ack };
+                self.finished(now_ms, id, arrival, out);
             }
             Input::Reported { id, call, outcome, ack } => {
                 let Some(active) = self.active.get_mut(&id) else {
@@ -220,24 +221,22 @@ impl Dispatcher {
         &mut self,
         now_ms: UnixMs,
         id: ExecutionId,
-        call: CallId,
-        attempt: u32,
-        outcome: Outcome,
+        arrival: Arrival,
         out: &mut Vec<Action>,
     ) {
         let Some(active) = self.active.get_mut(&id) else {
             // The lease is lost, or an operator paused the execution meanwhile. A result is
             // worth keeping if nobody was faster; a failure will show itself again.
-            if matches!(outcome, Outcome::Completed(_)) {
-                out.push(Action::Report { id, call, outcome, ack: None });
-            }
-            return;
+            return arrival.hand_over(id, out);
         };
+        let call = arrival.call;
+        let Came::Ran { attempt, .. } = arrival.came else { return };
         if !active.is_running(call, attempt) {
             tracing::debug!(execution = %id, call, attempt, "a late outcome was refused");
+            out.extend(arrival.ack.map(|ack| Action::Answer(ack, Err(begin::late(call)))));
             return;
         }
-        active.arrived.push(Arrival { call, came: Came::Ran { attempt, outcome }, ack: None });
+        active.arrived.push(arrival);
         self.take_running(id, call);
         self.begin(now_ms, id, out);
     }

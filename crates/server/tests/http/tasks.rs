@@ -107,6 +107,39 @@ fn failures_are_retried_as_the_policy_says() {
 }
 
 #[test]
+fn a_failure_is_in_the_journal_when_it_is_answered() {
+    let desk = Desk::open();
+    let retry = json!({ "max_attempts": 2, "initial_interval_ms": 86_400_000 });
+    let functions = json!({ "f": { "retry": retry } });
+    let body = json!({ "source": "await f()", "functions": functions });
+    let id = desk.post("/executions", body).json()["execution_id"].as_str().unwrap().to_owned();
+    let task = claim_one(&desk, json!({}));
+    assert_eq!(report(&desk, &task, "fail", json!({ "type": "ValueError" })).status, 200);
+    let calls = desk.get(&format!("/executions/{id}/calls")).json();
+    assert_eq!(calls["items"][0]["attempts"], 2, "{calls}");
+}
+
+#[test]
+fn tasks_of_a_paused_execution_are_completed_and_fail_when_it_goes_on() {
+    let desk = Desk::open();
+    let source = "from asyncio import gather\nawait gather(f(1), f(2))";
+    let id = desk.start(source, &["f"]);
+    let tasks = [claim_one(&desk, json!({})), claim_one(&desk, json!({}))];
+    assert_eq!(desk.post(&format!("/executions/{id}/pause"), json!({})).status, 202);
+    report(&desk, &tasks[1], "fail", json!({ "type": "ValueError" })).is_problem(409);
+    let result = json!({ "result": tasks[0]["args"][0] });
+    assert_eq!(report(&desk, &tasks[0], "complete", result).status, 200);
+    let calls = desk.get(&format!("/executions/{id}/calls")).json();
+    assert!(calls["items"].as_array().unwrap().iter().any(|call| call["status"] == "completed"));
+    assert_eq!(desk.post(&format!("/executions/{id}/resume"), json!({})).status, 202);
+    let again = claim_one(&desk, json!({}));
+    assert_eq!(again["args"], tasks[1]["args"]);
+    let result = json!({ "result": again["args"][0] });
+    assert_eq!(report(&desk, &again, "complete", result).status, 200);
+    assert_eq!(output(&desk, &id), json!([1, 2]));
+}
+
+#[test]
 fn any_server_on_the_store_takes_a_completion() {
     let desk = Desk::open();
     let id = desk.start("await f()", &["f"]);

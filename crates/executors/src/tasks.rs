@@ -13,8 +13,7 @@ use durable_store::Labels;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, futures::Notified};
 
-/// Most waiting calls of one function that a claim looks at to find some of its namespace and
-/// queue.
+/// Most waiting calls that a claim looks at to find some of its namespace and queue.
 const MAX_LOOKED_AT: usize = 1_000;
 
 /// Most tasks that are with workers at once; more are handed out when some come back.
@@ -137,15 +136,53 @@ struct State {
     next_number: u64,
     /// In the order they came.
     waiting: BTreeMap<u64, Waiting>,
-    by_function: HashMap<String, BTreeSet<u64>>,
+    /// The same, by what claims choose by.
+    lines: HashMap<Line, BTreeSet<u64>>,
     numbers: HashMap<Key, u64>,
     claimed: HashMap<Key, Claimed>,
 }
 
 struct Waiting {
     call: CallRequest,
-    /// Where its execution belongs, once somebody asked.
-    labels: Option<Labels>,
+    place: Option<Place>,
+}
+
+/// What a claim chooses waiting calls by: it wants all of those that have it in common, or none.
+#[derive(PartialEq, Eq, Hash)]
+struct Line {
+    function: String,
+    /// `None` until somebody has asked.
+    place: Option<Place>,
+}
+
+/// Where the execution of a call belongs, as far as claims care.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Place {
+    namespace: String,
+    queue: String,
+}
+
+impl Claim {
+    fn is_for_any_place(&self) -> bool {
+        self.namespace.is_none() && self.queue.is_none()
+    }
+
+    fn is_for(&self, place: &Place) -> bool {
+        self.namespace.as_ref().is_none_or(|namespace| *namespace == place.namespace)
+            && self.queue.as_ref().is_none_or(|queue| *queue == place.queue)
+    }
+
+    /// Whether the calls of a line may be among what it asks for.
+    fn may_be_for(&self, line: &Line) -> bool {
+        self.functions.contains(&line.function)
+            && line.place.as_ref().is_none_or(|place| self.is_for(place))
+    }
+}
+
+impl Waiting {
+    fn line(&self) -> Line {
+        Line { function: self.call.function.clone(), place: self.place.clone() }
+    }
 }
 
 struct Claimed {
@@ -155,22 +192,24 @@ struct Claimed {
 }
 
 impl State {
-    fn put(&mut self, number: u64, call: CallRequest) {
-        self.numbers.insert(key(&call), number);
-        self.by_function.entry(call.function.clone()).or_default().insert(number);
-        self.waiting.insert(number, Waiting { call, labels: None });
+    fn put(&mut self, number: u64, call: CallRequest, place: Option<Place>) {
+        let waiting = Waiting { call, place };
+        self.numbers.insert(key(&waiting.call), number);
+        self.lines.entry(waiting.line()).or_default().insert(number);
+        self.waiting.insert(number, waiting);
     }
 
     fn take(&mut self, number: u64) -> Option<CallRequest> {
-        let call = self.waiting.remove(&number)?.call;
-        self.numbers.remove(&key(&call));
-        if let Some(numbers) = self.by_function.get_mut(&call.function) {
+        let waiting = self.waiting.remove(&number)?;
+        self.numbers.remove(&key(&waiting.call));
+        let line = waiting.line();
+        if let Some(numbers) = self.lines.get_mut(&line) {
             numbers.remove(&number);
             if numbers.is_empty() {
-                self.by_function.remove(&call.function);
+                self.lines.remove(&line);
             }
         }
-        Some(call)
+        Some(waiting.call)
     }
 
     /// Takes tasks back from workers that were not heard of.
@@ -181,17 +220,17 @@ impl State {
         for key in keys {
             let Some(Claimed { number, task, .. }) = self.claimed.remove(&key) else { continue };
             tracing::info!(task = ?task.id, worker = task.worker, "its worker is silent");
-            self.put(number, task.call);
+            self.put(number, task.call, None);
         }
     }
 
-    fn candidates(&self, functions: &BTreeSet<String>) -> Vec<u64> {
-        let mut numbers: Vec<_> = functions
-            .iter()
-            .filter_map(|function| self.by_function.get(function))
-            .flat_map(|numbers| numbers.iter().take(MAX_LOOKED_AT).copied())
-            .collect();
+    /// The oldest calls that a claim wants, or may want when it is known where they belong.
+    fn candidates(&self, claim: &Claim) -> Vec<u64> {
+        let lines = self.lines.iter().filter(|(line, _)| claim.may_be_for(line));
+        let mut numbers: Vec<_> =
+            lines.flat_map(|(_, numbers)| numbers.iter().take(MAX_LOOKED_AT).copied()).collect();
         numbers.sort_unstable();
+        numbers.truncate(MAX_LOOKED_AT);
         numbers
     }
 }
@@ -215,8 +254,9 @@ impl TaskQueue {
             if state.claimed.len() >= MAX_CLAIMED {
                 return Ok(Vec::new());
             }
-            state.candidates(&claim.functions)
+            state.candidates(claim)
         };
+        let is_full = candidates.len() == MAX_LOOKED_AT;
         let mut candidates = candidates.into_iter();
         let mut tasks = Vec::new();
         // Usually once: only a call that somebody else has taken or ended leaves a place free.
@@ -236,6 +276,11 @@ impl TaskQueue {
                 Err(_) => break,
             }
         }
+        if tasks.is_empty() && is_full {
+            // Nothing of what was looked at is of any use to this claim, and it is known now: the
+            // next look is at what comes after.
+            self.changed.notify_waiters();
+        }
         Ok(tasks)
     }
 
@@ -245,28 +290,26 @@ impl TaskQueue {
         claim: &Claim,
         labels_of: &dyn Fn(ExecutionId) -> Result<Labels>,
     ) -> Result<bool> {
-        if claim.namespace.is_none() && claim.queue.is_none() {
+        if claim.is_for_any_place() {
             return Ok(true);
         }
-        let fits = |labels: &Labels| {
-            claim.namespace.as_ref().is_none_or(|namespace| *namespace == labels.namespace)
-                && claim.queue.as_ref().is_none_or(|queue| *queue == labels.queue)
-        };
         let execution = match self.state.lock().waiting.get(&number) {
             None => return Ok(false),
-            Some(Waiting { labels: Some(labels), .. }) => return Ok(fits(labels)),
-            Some(Waiting { call, labels: None }) => call.execution,
+            Some(Waiting { place: Some(place), .. }) => return Ok(claim.is_for(place)),
+            Some(Waiting { call, place: None }) => call.execution,
         };
         let labels = match labels_of(execution) {
-            Ok(labels) => labels,
-            Err(Error::NotFound(_)) => return Ok(false),
+            Ok(labels) => Some(labels),
+            Err(Error::NotFound(_)) => None,
             Err(error) => return Err(error),
         };
-        let fit = fits(&labels);
-        if let Some(waiting) = self.state.lock().waiting.get_mut(&number) {
-            waiting.labels = Some(labels);
-        }
-        Ok(fit)
+        let mut state = self.state.lock();
+        // Nobody waits for what an execution asked for that is not there any more.
+        let (Some(call), Some(labels)) = (state.take(number), labels) else { return Ok(false) };
+        let place = Place { namespace: labels.namespace, queue: labels.queue };
+        let fits = claim.is_for(&place);
+        state.put(number, call, Some(place));
+        Ok(fits)
     }
 
     /// Makes waiting calls tasks of a worker, noted in one commit; without those that somebody
@@ -314,7 +357,7 @@ impl TaskQueue {
         let id = match TaskId::new(&call) {
             Ok(id) => id,
             Err(error) => {
-                state.put(number, call);
+                state.put(number, call, None);
                 return Err(error);
             }
         };
@@ -329,7 +372,7 @@ impl TaskQueue {
     fn put_back(&self, number: u64, task: Task) {
         let mut state = self.state.lock();
         if state.claimed.remove(&task.id.key()).is_some() {
-            state.put(number, task.call);
+            state.put(number, task.call, None);
         }
     }
 
@@ -418,7 +461,7 @@ impl Executor for TaskQueue {
             if let Some(old) = state.numbers.get(&key(&call)).copied() {
                 state.take(old);
             }
-            state.put(number, call);
+            state.put(number, call, None);
         }
         drop(state);
         self.changed.notify_waiters();

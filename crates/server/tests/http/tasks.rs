@@ -205,6 +205,28 @@ fn claims_are_bounded_ordered_and_of_their_queue() {
 }
 
 #[test]
+fn however_many_calls_of_one_tenant_wait_another_is_handed_its_own() {
+    let desk = Desk::open();
+    let [first, second] = ["a", "b"].map(|namespace| {
+        let token = desk.token(Role::Admin, Some(namespace));
+        move |desk: &Desk, path: &str, body: Value| {
+            desk.ask("POST", path).token(&token).json(&body).send().json()
+        }
+    });
+    // As many as one claim looks at.
+    let source = "import asyncio\nawait asyncio.gather(*[f(i) for i in range(1000)])";
+    let many = first(&desk, "/executions", json!({ "source": source, "functions": ["f"] }));
+    desk.wait_for(many["execution_id"].as_str().unwrap(), "waiting");
+    let one = second(&desk, "/executions", json!({ "source": "await f(7)", "functions": ["f"] }));
+    let claim = json!({ "functions": ["f"], "worker": "w", "wait_ms": 60_000 });
+    let claimed = second(&desk, "/tasks/claim", claim);
+    assert_eq!(claimed["items"][0]["execution_id"], one["execution_id"], "{claimed}");
+    let claim = json!({ "functions": ["f"], "worker": "w", "wait_ms": 60_000, "max": 100 });
+    let claimed = first(&desk, "/tasks/claim", claim);
+    assert_eq!(claimed["items"].as_array().unwrap().len(), 100, "in the order they came");
+}
+
+#[test]
 fn a_cancelled_execution_takes_its_task_back() {
     let desk = Desk::open();
     let admin = desk.token(Role::Admin, None);

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import random
 import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 import types
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -746,6 +747,7 @@ def note(word, n):
     os.write(1, f"{word} {n}\\n".encode())
 
 async def call(n):
+    os.read(0, 1)  # waits until it may, or until nobody holds it up any more
     note("begun", n)
     await asyncio.sleep(0)
     note("ended", n)
@@ -801,19 +803,27 @@ def test_killed_at_fifty_random_moments_nothing_is_lost_and_only_what_was_in_fli
         history: list[list[str]] = []
         command = [sys.executable, "-c", CHILD, str(tmp_path / str(execution))]
         while ["finished", "0"] not in history:
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as child:
+                assert child.stdin is not None
                 assert child.stdout is not None
                 if kills < 50:
-                    # At some line of the log or soon after it, wherever the child then is.
-                    lines = range(choose.randint(1, 250))
-                    history += [child.stdout.readline().split() for _ in lines]
-                    for _ in range(choose.randint(0, 2000)):
-                        os.sched_yield()
+                    # It may make so many calls; at the last one or soon after it, it is killed.
+                    calls = choose.randint(1, 40)
+                    child.stdin.write("." * calls)
+                    child.stdin.flush()
+                    for line in child.stdout:
+                        history.append(line.split())
+                        calls -= line.startswith("begun")
+                        if calls == 0:
+                            break
+                    moment = time.perf_counter() + choose.uniform(0, 0.02)
+                    while time.perf_counter() < moment:
+                        pass
                     child.send_signal(signal.SIGKILL)
+                child.stdin.close()
                 history += [line.split() for line in child.stdout]
                 assert child.wait() in (0, -signal.SIGKILL)
                 kills += child.returncode == -signal.SIGKILL
-            history = [line for line in history if line]
         begun = [int(n) for word, n in history if word == "begun"]
         assert sorted(set(begun)) == list(range(200)), "nothing is lost"
         assert begun == sorted(begun), "nothing but the last is repeated"

@@ -29,8 +29,8 @@ from ..errors import Unavailable
 from ..failures import Failure, failure_of
 from ..functions import module_of
 from .base import CallRequest, Outcome, Outcomes, ReportingExecutor
-from .celery_task import TASK, TaskMessage
-from .remote import read_outcome
+from .celery_task import MODULE, TASK
+from .remote import CallMessage, read_outcome
 
 __all__ = ["CeleryExecutor"]
 
@@ -176,7 +176,8 @@ class CeleryExecutor(ReportingExecutor):
     # Celery
 
     def _submit(self, call: CallRequest) -> None:
-        message = TaskMessage(call, module_of(call.function_name), self.lost_after / BEATS)
+        # As text: Celery's own JSON takes some objects for others.
+        message = CallMessage(call, module_of(call.function_name), self.lost_after / BEATS)
         timeout_s = None if call.timeout_ms is None else -(-call.timeout_ms // 1000)
         self.app.send_task(
             TASK,
@@ -322,7 +323,7 @@ def _outcome_of(call: CallRequest, meta: Meta) -> Outcome:
         except (AttributeError, TypeError, ValueError) as error:
             why = f"the result of the task {call.job_id} can't be read: {error}"
     elif isinstance(result, NotRegistered):
-        why = f"a Celery worker doesn't know {TASK}: it has to import {TaskMessage.__module__}"
+        why = f"a Celery worker doesn't know {TASK}: it has to import {MODULE}"
     elif isinstance(result, Exception):
         return Outcome(None, failure_of(result))
     else:

@@ -6,7 +6,6 @@ A Celery app has it with `include=["durable_monty.executors.celery_task"]`.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import threading
@@ -18,38 +17,18 @@ from celery import shared_task, states
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from ..failures import failure_of
-from .base import CallRequest
-from .remote import run_request
+from .remote import CallMessage, run_request
 
-__all__ = ["TASK", "TaskMessage", "run"]
+__all__ = ["MODULE", "TASK", "run"]
 
+MODULE = __name__
+"""What a Celery app has to import."""
 TASK = "durable_monty.run"
 PATIENCE_S = 60.0
 """How long a task waits for a result backend that is away."""
 LONGEST_RETRY_S = 1.0
 UNTAKEN = frozenset({states.PENDING, states.RETRY})
 """In which states a task may be begun."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskMessage:
-    """The one argument of a task, as JSON text: Celery's own JSON takes some objects for others."""
-
-    call: CallRequest
-    module: str | None
-    """Whose import registers the function."""
-    beat_s: float
-    """How often a running task shows that it lives."""
-
-    def to_json(self) -> str:
-        """The message as text."""
-        return json.dumps({**vars(self), "call": vars(self.call)})
-
-    @classmethod
-    def from_json(cls, text: str) -> TaskMessage:
-        """The message that a text holds."""
-        members = json.loads(text)
-        return cls(**{**members, "call": CallRequest(**members["call"])})
 
 
 def _run(task: Any, text: str) -> None:
@@ -59,7 +38,7 @@ def _run(task: Any, text: str) -> None:
     takes long, and what a killed worker had. Whether it still runs somewhere is seen from its signs
     of life, and decided by the worker of the workflow alone.
     """
-    message = TaskMessage.from_json(text)
+    message = CallMessage.from_json(text)
     task_id, hostname = task.request.id, task.request.hostname
 
     def show_life() -> None:
@@ -91,7 +70,7 @@ run = shared_task(
 )(_run)
 
 
-def _outcome(message: TaskMessage) -> dict[str, Any]:
+def _outcome(message: CallMessage) -> dict[str, Any]:
     try:
         return {"result": run_request(message.call, message.module)}
     except Exception as error:

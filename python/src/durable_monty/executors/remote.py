@@ -3,9 +3,10 @@ which they go there as plain JSON."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 from ..context import current_task
 from ..failures import Failure, failure_of
@@ -14,6 +15,7 @@ from ..values import decode, decode_object, encode
 from .base import CallRequest, Outcome
 
 __all__ = [
+    "CallMessage",
     "answer_of",
     "message_of",
     "outcome_of",
@@ -21,6 +23,29 @@ __all__ = [
     "request_of",
     "run_request",
 ]
+
+_M = TypeVar("_M", bound="CallMessage")
+
+
+@dataclasses.dataclass(frozen=True)
+class CallMessage:
+    """A call as it goes through a queue."""
+
+    call: CallRequest
+    module: str | None
+    """Whose import registers the function."""
+    beat_s: float
+    """How often a running function shows that it lives."""
+
+    def to_json(self) -> str:
+        """The message as text."""
+        return json.dumps({**vars(self), "call": vars(self.call)})
+
+    @classmethod
+    def from_json(cls: type[_M], text: str) -> _M:
+        """The message that a text holds."""
+        members = json.loads(text)
+        return cls(**{**members, "call": CallRequest(**members["call"])})
 
 
 def run_request(call: CallRequest, module: str | None = None) -> str:

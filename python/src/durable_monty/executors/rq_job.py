@@ -19,8 +19,7 @@ from rq.job import Job
 from rq.timeouts import JobTimeoutException
 
 from ..failures import failure_of
-from .base import CallRequest
-from .remote import run_request
+from .remote import CallMessage, run_request
 
 __all__ = ["JobMessage", "alive_key", "outcome_key", "run", "run_unread"]
 
@@ -35,27 +34,12 @@ IDLE_S = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
-class JobMessage:
+class JobMessage(CallMessage):
     """The one argument of a job, as JSON text."""
 
-    call: CallRequest
-    module: str | None
-    """Whose import registers the function."""
     reply_to: str
     """The list on which a worker waits for outcomes."""
     outcome_ttl_s: int
-    beat_s: float
-    """How often a running job shows that it lives."""
-
-    def to_json(self) -> str:
-        """The message as text."""
-        return json.dumps({**vars(self), "call": vars(self.call)})
-
-    @classmethod
-    def from_json(cls, text: str) -> JobMessage:
-        """The message that a text holds."""
-        members = json.loads(text)
-        return cls(**{**members, "call": CallRequest(**members["call"])})
 
 
 def outcome_key(job_id: str) -> str:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,6 +23,24 @@ from durable_monty import FUNCTION_REGISTRY, OrchestratorService, Worker, functi
 
 PATIENCE_S = 30.0
 """How long a test waits for what must happen; only a failing test ever waits that long."""
+
+
+CATCHING = """
+try:
+    r = await {call}
+except {kind} as e:
+    r = str(e)
+r
+"""
+
+
+def wait_for(condition: Callable[[], Any], what: str = "") -> Any:
+    """Looks again and again for something that nothing announces, and gives it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.01)
+    return found
 
 
 def service_url(name: str) -> str:

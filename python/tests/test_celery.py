@@ -16,8 +16,8 @@ from typing import Any
 import celery
 import pytest
 import redis
-from conftest import PATIENCE_S, OwnRedis, Serve, service_url
-from test_rq import kill_tree, taken_over, wait_for
+from conftest import PATIENCE_S, OwnRedis, Serve, service_url, wait_for
+from queue_support import FAILURES, Crew, assert_failures, kill_tree, taken_over
 
 from durable_monty import (
     FUNCTION_REGISTRY,
@@ -112,14 +112,8 @@ def slow():
 """
 
 
-class Farm:
+class Farm(Crew):
     """A Redis, a queue of this test's own, and the Celery workers that it starts."""
-
-    def __init__(self, url: str, directory: Path) -> None:
-        self.url = url
-        self.directory = directory
-        self.queue = f"test-{uuid.uuid4()}"
-        self.workers: list[subprocess.Popen[bytes]] = []
 
     @property
     def redis(self) -> redis.Redis:
@@ -148,14 +142,6 @@ class Farm:
         self.workers.append(process)
         return process
 
-    def told(self) -> list[str]:
-        """The names that were told, and by which call each."""
-        file = self.directory / "told"
-        return file.read_text().splitlines() if file.exists() else []
-
-    def let_go(self, name: str) -> None:
-        (self.directory / f"{name}.go").touch()
-
 
 @pytest.fixture
 def farm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Farm]:
@@ -168,9 +154,7 @@ def farm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Farm]:
     try:
         yield farm
     finally:
-        for process in farm.workers:
-            if process.poll() is None:
-                kill_tree(process)
+        farm.kill()
         sys.modules.pop("celery_tasks", None)
 
 
@@ -192,38 +176,11 @@ def test_a_fan_out(farm: Farm, service: OrchestratorService, serve: Serve, pool:
 
 def test_failures_keep_their_type(farm: Farm, service: OrchestratorService, serve: Serve) -> None:
     farm.start_worker()
-    code = """
-seen = []
-for kind in ['value', 'price', 'os', 'unjson', 'unknown']:
-    try:
-        if kind == 'unjson':
-            await unjson()
-        elif kind == 'unknown':
-            await nowhere()
-        else:
-            await fail(kind)
-    except ValueError as e:
-        seen.append(['ValueError', str(e)])
-    except OSError as e:
-        seen.append(['OSError', str(e)])
-    except TypeError as e:
-        seen.append(['TypeError', str(e)])
-    except KeyError as e:
-        seen.append(['KeyError', str(e)])
-seen
-"""
     with pytest.warns(UserWarning, match="not registered"):
-        execution_id = service.start_execution(code, ["fail", "unjson", "nowhere"])
+        execution_id = service.start_execution(FAILURES, ["fail", "unjson", "nowhere"])
     with serve(farm.executor()):
         seen = service.result(execution_id, 2 * PATIENCE_S)
-    assert seen[:3] == [
-        ["ValueError", "no value"],
-        ["ValueError", "celery_tasks.NoPrice: no price"],
-        ["OSError", "no os"],
-    ]
-    assert seen[3][0] == "TypeError"
-    assert seen[4][0] == "KeyError"
-    assert "DURABLE_FUNCTIONS" in seen[4][1]
+    assert_failures(seen, "celery_tasks")
 
 
 def test_a_failure_shows_where_it_was_raised(

@@ -11,14 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from conftest import PATIENCE_S, OwnRedis, Serve, service_url
+from conftest import PATIENCE_S, OwnRedis, Serve, service_url, wait_for
+from queue_support import FAILURES, Crew, assert_failures, kill_tree, taken_over
 
 from durable_monty import OrchestratorService, RQExecutor, Worker
 from durable_monty.executors.rq_job import alive_key, outcome_key
@@ -95,15 +95,12 @@ def slow():
 GATHER = "from asyncio import gather\nawait gather(*[{call} for i in range(n)])"
 
 
-class Rq:
+class Rq(Crew):
     """A Redis, a queue of this test's own, and the rq workers that it starts."""
 
-    def __init__(self, url: str, directory: Path) -> None:
-        self.url = url
-        self.directory = directory
-        self.redis = redis.Redis.from_url(url)
-        self.queue = f"test-{uuid.uuid4()}"
-        self.workers: list[subprocess.Popen[bytes]] = []
+    @property
+    def redis(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url)
 
     def executor(self, **options: Any) -> RQExecutor:
         return RQExecutor(redis.Redis.from_url(self.url), self.queue, **options)
@@ -120,21 +117,6 @@ class Rq:
         self.workers.append(process)
         return process
 
-    def told(self) -> list[str]:
-        file = self.directory / "told"
-        return file.read_text().splitlines() if file.exists() else []
-
-    def let_go(self, name: str) -> None:
-        (self.directory / f"{name}.go").touch()
-
-
-def wait_for(condition: Callable[[], Any], what: str = "") -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.01)
-    return found
-
 
 @contextlib.contextmanager
 def working(url: str, directory: Path) -> Iterator[Rq]:
@@ -143,9 +125,7 @@ def working(url: str, directory: Path) -> Iterator[Rq]:
     try:
         yield rq
     finally:
-        for process in rq.workers:
-            if process.poll() is None:
-                kill_tree(process)
+        rq.kill()
 
 
 @pytest.fixture
@@ -162,7 +142,6 @@ def rq(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rq]:
 def own_rq(rq: Rq, own_redis: OwnRedis) -> Rq:
     """The same with a Redis of its own, which a test may flush and restart."""
     rq.url = own_redis.url
-    rq.redis = redis.Redis.from_url(rq.url)
     return rq
 
 
@@ -227,39 +206,12 @@ except ValueError as e:
 
 def test_failures_keep_their_type(rq: Rq, service: OrchestratorService) -> None:
     rq.start_worker()
-    code = """
-seen = []
-for kind in ['value', 'price', 'os', 'unjson', 'unknown']:
-    try:
-        if kind == 'unjson':
-            await unjson()
-        elif kind == 'unknown':
-            await nowhere()
-        else:
-            await fail(kind)
-    except ValueError as e:
-        seen.append(['ValueError', str(e)])
-    except OSError as e:
-        seen.append(['OSError', str(e)])
-    except TypeError as e:
-        seen.append(['TypeError', str(e)])
-    except KeyError as e:
-        seen.append(['KeyError', str(e)])
-seen
-"""
     with pytest.warns(UserWarning, match="not registered"):
-        execution_id = service.start_execution(code, ["fail", "unjson", "nowhere"])
+        execution_id = service.start_execution(FAILURES, ["fail", "unjson", "nowhere"])
     executor = rq.executor()
     Worker(service, executor).run(until_complete=True)
     seen = service.get_result(execution_id)
-    assert seen[:3] == [
-        ["ValueError", "no value"],
-        ["ValueError", "rq_tasks.NoPrice: no price"],
-        ["OSError", "no os"],
-    ]
-    assert seen[3][0] == "TypeError"
-    assert seen[4][0] == "KeyError"
-    assert "DURABLE_FUNCTIONS" in seen[4][1]
+    assert_failures(seen, "rq_tasks")
     wait_for(lambda: executor.get_stats()["failed"] == 5)
 
 
@@ -441,15 +393,6 @@ def worker_name(rq: Rq) -> str:
     return str(key.decode().removeprefix("rq:worker:"))
 
 
-def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    process.send_signal(signal.SIGKILL)
-    for child in children:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(child), signal.SIGKILL)
-    process.wait()
-
-
 DURABLE = """
 import sys, redis
 from durable_monty import OrchestratorService, RQExecutor, Worker, init_db
@@ -514,12 +457,6 @@ def test_a_worker_that_lost_its_lease_changes_nothing(rq: Rq, tmp_path: Path) ->
         finally:
             first.kill()
     assert rq.told() == ["x"]
-
-
-def taken_over(service: OrchestratorService) -> bool:
-    with service.engine.connect() as connection:
-        epoch = connection.exec_driver_sql("SELECT max(epoch) FROM execution_locks").scalar()
-    return epoch is not None and epoch > 1
 
 
 def test_redis_is_flushed_in_the_middle(
